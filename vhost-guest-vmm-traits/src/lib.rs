@@ -1,0 +1,71 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a virtual machine monitor (VMM) lends to a vhost-guest device.
+//!
+//! The device owns the whole PCI function; what it cannot do by itself is
+//! reach into the virtual machine. A VMM implements these traits once, and
+//! every vhost-guest device that it creates uses them:
+//!
+//! | trait | question it answers | on KVM |
+//! |---|---|---|
+//! | [`InterruptManager`] | how does an eventfd become an MSI? | `KVM_SET_GSI_ROUTING`, `KVM_IRQFD` |
+//! | [`IoEventFdRegistrar`] | how does a guest store become an eventfd? | `KVM_IOEVENTFD` |
+//! | [`SharedMemoryMapper`] | how does file memory appear in a BAR? | `KVM_SET_USER_MEMORY_REGION` |
+//! | [`AddressTranslator`] | what does an I/O virtual address mean? | a virtual IOMMU, or nothing |
+//! | [`ThreadHook`] | what runs first in a thread of the device? | seccomp filter, priority |
+//! | [`DeviceNotifier`] | who hears of faults? | the VMM's log or event channel |
+//!
+//! # Rules for every method
+//!
+//! - Methods take `&self`, are called from any thread (a vCPU's, the device's
+//!   own, the VMM's), never two at a time for the same object and device.
+//! - They may block on the VMM's own machinery (an `ioctl`, a request to
+//!   another process of the VMM), never on anything that the frontend or the
+//!   guest controls.
+//! - They must not call back into the device: its lock is held.
+//! - They do not panic. An error leaves everything as it was before the call.
+//! - Descriptors are borrowed for the time of the call. What has to live
+//!   longer is duplicated by the implementer.
+//!
+//! Nothing of rust-vmm's appears in a signature, so that VMMs with types of
+//! their own implement the traits without conversions.
+//!
+//! # Example
+//!
+//! ```
+//! use std::io;
+//! use std::os::fd::BorrowedFd;
+//!
+//! use vhost_guest_vmm_traits::IoEventFdRegistrar;
+//!
+//! /// A VMM without `KVM_IOEVENTFD`: doorbell stores reach it as MMIO exits,
+//! /// and it forwards them to the device.
+//! struct ExitsOnly;
+//!
+//! impl IoEventFdRegistrar for ExitsOnly {
+//!     fn register(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
+//!         Ok(())
+//!     }
+//!
+//!     fn unregister(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
+//!         Ok(())
+//!     }
+//! }
+//! ```
+
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod doorbell;
+mod host;
+mod interrupt;
+mod memory;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod test_utils;
+
+pub use doorbell::IoEventFdRegistrar;
+pub use host::{Access, AddressTranslator, DeviceNotifier, ThreadHook, Translation};
+pub use interrupt::{InterruptManager, MsiMessage, SourceChange, SourceId};
+pub use memory::SharedMemoryMapper;

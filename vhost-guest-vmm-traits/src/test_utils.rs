@@ -1,0 +1,393 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Test doubles that record calls and fail on demand.
+//!
+//! ```
+//! use std::os::fd::AsFd;
+//!
+//! use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
+//! use vhost_guest_vmm_traits::IoEventFdRegistrar;
+//!
+//! let vmm = TestVmm::new();
+//! let file = std::fs::File::open("/dev/null").unwrap();
+//! vmm.register(file.as_fd(), 0x1000).unwrap();
+//! assert!(matches!(vmm.calls()[..], [Call::Register { address: 0x1000, .. }]));
+//!
+//! vmm.fail_nth(0, std::io::ErrorKind::OutOfMemory);
+//! assert!(vmm.register(file.as_fd(), 0x2000).is_err());
+//! ```
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    DeviceNotifier, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper,
+    SourceChange, SourceId, ThreadHook,
+};
+
+/// One recorded call. Descriptors are recorded by number, for comparison only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the fields are the parameters of the trait methods
+pub enum Call {
+    CreateSource {
+        source: SourceId,
+    },
+    DestroySource {
+        source: SourceId,
+    },
+    Arm {
+        source: SourceId,
+        eventfd: RawFd,
+        message: MsiMessage,
+    },
+    Disarm {
+        source: SourceId,
+        eventfd: RawFd,
+    },
+    Register {
+        eventfd: RawFd,
+        address: u64,
+    },
+    Unregister {
+        eventfd: RawFd,
+        address: u64,
+    },
+    Map {
+        window_offset: u64,
+        fd_offset: u64,
+        length: u64,
+    },
+    Unmap {
+        window_offset: u64,
+        length: u64,
+    },
+    Place {
+        guest_address: Option<u64>,
+    },
+    NeedsReset,
+    Dead,
+    ThreadStarted {
+        name: String,
+    },
+}
+
+/// A range that is mapped in the window of a [`TestVmm`].
+#[derive(Debug)]
+pub struct Mapping {
+    /// A duplicate of the file.
+    pub fd: OwnedFd,
+    /// Offset of the first byte in the file.
+    pub fd_offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: Vec<Call>,
+    /// Calls still to succeed before one fails, and how it fails.
+    failure: Option<(usize, io::ErrorKind)>,
+    next_source: u32,
+    sources: BTreeMap<SourceId, Option<(OwnedFd, MsiMessage)>>,
+    doorbells: BTreeMap<u64, OwnedFd>,
+    window: BTreeMap<u64, Mapping>,
+    placed: Option<u64>,
+}
+
+impl State {
+    /// Counts a fallible call; the n-th one fails if so ordered.
+    fn step(&mut self) -> io::Result<()> {
+        match &mut self.failure {
+            Some((0, kind)) => {
+                let error = io::Error::from(*kind);
+                self.failure = None;
+                Err(error)
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A VMM that exists on paper: it implements every trait, keeps books, checks
+/// the callers' side of the contracts, and fails at the n-th call on demand.
+///
+/// A breach of contract by the device (arming an armed source, mapping over a
+/// mapping) is a failed assertion.
+#[derive(Debug, Default)]
+pub struct TestVmm {
+    state: Mutex<State>,
+}
+
+impl TestVmm {
+    /// A VMM with nothing registered.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the n-th fallible call from now on fail (0 is the next one), once.
+    pub fn fail_nth(&self, n: usize, kind: io::ErrorKind) {
+        self.state().failure = Some((n, kind));
+    }
+
+    /// Takes back a [`fail_nth`](Self::fail_nth) that has not come true.
+    /// Tells whether there was one.
+    pub fn clear_failure(&self) -> bool {
+        self.state().failure.take().is_some()
+    }
+
+    /// All calls so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.state().calls.clone()
+    }
+
+    /// All calls since the last [`take_calls`](Self::take_calls).
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.state().calls)
+    }
+
+    /// Addresses of the registered doorbells, ascending.
+    pub fn doorbells(&self) -> Vec<u64> {
+        self.state().doorbells.keys().copied().collect()
+    }
+
+    /// A duplicate of the eventfd registered at `address`.
+    pub fn doorbell(&self, address: u64) -> Option<OwnedFd> {
+        let state = self.state();
+        state
+            .doorbells
+            .get(&address)
+            .and_then(|fd| fd.try_clone().ok())
+    }
+
+    /// Sources that are armed, with the messages that they raise.
+    pub fn armed(&self) -> Vec<(SourceId, MsiMessage)> {
+        let state = self.state();
+        let armed = state.sources.iter();
+        armed
+            .filter_map(|(id, armed)| armed.as_ref().map(|(_, message)| (*id, *message)))
+            .collect()
+    }
+
+    /// Duplicates of the eventfds that are armed with `message`.
+    pub fn armed_with(&self, message: MsiMessage) -> Vec<OwnedFd> {
+        let state = self.state();
+        let armed = state.sources.values().flatten();
+        armed
+            .filter(|(_, m)| *m == message)
+            .filter_map(|(fd, _)| fd.try_clone().ok())
+            .collect()
+    }
+
+    /// The number of sources that exist.
+    pub fn source_count(&self) -> usize {
+        self.state().sources.len()
+    }
+
+    /// Mapped ranges as (window offset, file offset, length), ascending.
+    pub fn mappings(&self) -> Vec<(u64, u64, u64)> {
+        let state = self.state();
+        state
+            .window
+            .iter()
+            .map(|(at, m)| (*at, m.fd_offset, m.length))
+            .collect()
+    }
+
+    /// Reads from the file that is mapped at `window_offset`, as the guest
+    /// would. `None` where nothing is mapped.
+    pub fn read_window(&self, window_offset: u64, data: &mut [u8]) -> Option<()> {
+        use std::os::unix::fs::FileExt;
+        let state = self.state();
+        let (at, mapping) = state.window.range(..=window_offset).next_back()?;
+        let within = window_offset - at;
+        if within + data.len() as u64 > mapping.length {
+            return None;
+        }
+        let file = std::fs::File::from(mapping.fd.try_clone().ok()?);
+        file.read_exact_at(data, mapping.fd_offset + within).ok()
+    }
+
+    /// Where the window is.
+    pub fn placed(&self) -> Option<u64> {
+        self.state().placed
+    }
+}
+
+impl InterruptManager for TestVmm {
+    fn create_source(&self) -> io::Result<SourceId> {
+        let mut state = self.state();
+        state.step()?;
+        let source = SourceId(state.next_source);
+        state.next_source += 1;
+        state.sources.insert(source, None);
+        state.calls.push(Call::CreateSource { source });
+        Ok(source)
+    }
+
+    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
+        let mut state = self.state();
+        let outcome = state.step();
+        for change in changes {
+            match *change {
+                SourceChange::Disarm { source, eventfd } => {
+                    let armed = state.sources.get_mut(&source).expect("disarm of no source");
+                    assert!(
+                        armed.take().is_some(),
+                        "disarm of {source:?}, which is not armed"
+                    );
+                    let eventfd = eventfd.as_raw_fd();
+                    state.calls.push(Call::Disarm { source, eventfd });
+                }
+                SourceChange::Arm {
+                    source,
+                    eventfd,
+                    message,
+                } if outcome.is_ok() => {
+                    let held = eventfd.try_clone_to_owned()?;
+                    let armed = state.sources.get_mut(&source).expect("arm of no source");
+                    assert!(armed.is_none(), "arm of {source:?}, which is armed");
+                    *armed = Some((held, message));
+                    let eventfd = eventfd.as_raw_fd();
+                    state.calls.push(Call::Arm {
+                        source,
+                        eventfd,
+                        message,
+                    });
+                }
+                SourceChange::Arm { .. } => {}
+            }
+        }
+        outcome
+    }
+
+    fn destroy_source(&self, source: SourceId) {
+        let mut state = self.state();
+        let armed = state
+            .sources
+            .remove(&source)
+            .expect("destroys a source that it has");
+        assert!(armed.is_none(), "destroyed {source:?} while it is armed");
+        state.calls.push(Call::DestroySource { source });
+    }
+}
+
+impl IoEventFdRegistrar for TestVmm {
+    fn register(&self, eventfd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        if state.doorbells.contains_key(&address) {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+        }
+        state
+            .doorbells
+            .insert(address, eventfd.try_clone_to_owned()?);
+        let eventfd = eventfd.as_raw_fd();
+        state.calls.push(Call::Register { eventfd, address });
+        Ok(())
+    }
+
+    fn unregister(&self, eventfd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        if state.doorbells.remove(&address).is_none() {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        let eventfd = eventfd.as_raw_fd();
+        state.calls.push(Call::Unregister { eventfd, address });
+        Ok(())
+    }
+}
+
+impl SharedMemoryMapper for TestVmm {
+    fn map(
+        &self,
+        window_offset: u64,
+        fd: BorrowedFd<'_>,
+        fd_offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        let end = window_offset
+            .checked_add(length)
+            .expect("window range overflows");
+        let before = state.window.range(..end).next_back();
+        let free = before.is_none_or(|(at, mapping)| at + mapping.length <= window_offset);
+        assert!(
+            free && length > 0,
+            "map at {window_offset:#x} over a mapping"
+        );
+        assert!(
+            (window_offset | fd_offset | length) % 4096 == 0,
+            "map of parts of pages"
+        );
+        let mapping = Mapping {
+            fd: fd.try_clone_to_owned()?,
+            fd_offset,
+            length,
+        };
+        state.window.insert(window_offset, mapping);
+        state.calls.push(Call::Map {
+            window_offset,
+            fd_offset,
+            length,
+        });
+        Ok(())
+    }
+
+    fn unmap(&self, window_offset: u64, length: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        let mapping = state
+            .window
+            .remove(&window_offset)
+            .expect("unmap of what is mapped");
+        assert_eq!(mapping.length, length, "unmap of part of a mapping");
+        state.calls.push(Call::Unmap {
+            window_offset,
+            length,
+        });
+        Ok(())
+    }
+
+    fn place(&self, guest_address: Option<u64>) -> io::Result<()> {
+        let mut state = self.state();
+        state.placed = None;
+        state.step()?;
+        state.placed = guest_address;
+        state.calls.push(Call::Place { guest_address });
+        Ok(())
+    }
+}
+
+impl DeviceNotifier for TestVmm {
+    fn needs_reset(&self) {
+        self.state().calls.push(Call::NeedsReset);
+    }
+
+    fn dead(&self, _: &io::Error) {
+        self.state().calls.push(Call::Dead);
+    }
+}
+
+impl ThreadHook for TestVmm {
+    fn thread_started(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        let name = name.to_owned();
+        state.calls.push(Call::ThreadStarted { name });
+        Ok(())
+    }
+}
