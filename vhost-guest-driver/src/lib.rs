@@ -2,4 +2,27 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Under construction.
+//! Guest side of vhost-guest: a driver for the device, and a server on which
+//! vhost-user backends are written.
+//!
+//! A vhost-guest device brings the vhost-user protocol into a virtual
+//! machine: requests of the frontend arrive in virtqueues, the memory of the
+//! frontend's guest appears in a PCI BAR (the *window*), kicks are
+//! interrupts, calls are stores to a doorbell BAR.
+//!
+//! Everything that the device or the frontend wrote is checked before use.
+
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
+#![deny(missing_docs)]
+
+extern crate alloc;
+
+#[cfg(feature = "emulated")]
+pub mod emulated;
+mod transport;
+mod vectors;
+mod window;
+
+pub use transport::{DmaMemory, InterruptMode, MsiMessage, Transport, Wake};
+pub use vectors::{VectorSet, MAX_VECTORS};
+pub use window::{Window, WindowError, Word};
