@@ -1,0 +1,145 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the host must have, and where it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Result};
+use crate::process::find;
+
+/// What a guest loads to see the disk, in this order.
+const MODULES: [&str; 6] = [
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_blk",
+];
+
+/// The stock parts that a VM is made of.
+pub struct Host {
+    pub qemu: PathBuf,
+    pub kernel: PathBuf,
+    pub busybox: PathBuf,
+    /// Name and file of each module that is not built into the kernel.
+    pub modules: Vec<(&'static str, PathBuf)>,
+}
+
+impl Host {
+    /// Finds all parts, or names the packages that bring what is missing.
+    pub fn find() -> Result<Self> {
+        let qemu = find("qemu-system-x86_64");
+        let busybox = find("busybox").filter(|path| is_static(path));
+        let kernel = newest_kernel();
+        let firmware = find_firmware();
+        match (qemu, busybox, kernel, firmware) {
+            (Some(qemu), Some(busybox), Some((kernel, modules)), true) => Ok(Self {
+                qemu,
+                kernel,
+                busybox,
+                modules: find_modules(&modules)?,
+            }),
+            (qemu, busybox, kernel, firmware) => {
+                let missing: Vec<&str> = [
+                    ("qemu-system-x86", qemu.is_none()),
+                    ("seabios", !firmware),
+                    ("linux-image-cloud-amd64", kernel.is_none()),
+                    ("busybox-static", busybox.is_none()),
+                ]
+                .into_iter()
+                .filter_map(|(package, missing)| missing.then_some(package))
+                .collect();
+                Err(format!(
+                    "missing packages: {0}\n    apt-get install {0}",
+                    missing.join(" ")
+                )
+                .into())
+            }
+        }
+    }
+}
+
+/// Debian's cloud kernel of the highest version, and its modules.
+fn newest_kernel() -> Option<(PathBuf, PathBuf)> {
+    fs::read_dir("/boot")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let version = name.strip_prefix("vmlinuz-")?;
+            let modules = Path::new("/lib/modules").join(version);
+            (version.ends_with("-cloud-amd64") && modules.is_dir())
+                .then(|| (numbers(version), entry.path(), modules))
+        })
+        .max()
+        .map(|(_, kernel, modules)| (kernel, modules))
+}
+
+/// "6.1.0-56-cloud" as [6, 1, 0, 56], which sorts as people count.
+fn numbers(version: &str) -> Vec<u64> {
+    version
+        .split(|character: char| !character.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}
+
+fn find_modules(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+    let read = |name: &str| {
+        let path = directory.join(name);
+        fs::read_to_string(&path).path_context("cannot read", &path)
+    };
+    let built_in = read("modules.builtin")?;
+    let loadable = read("modules.dep")?;
+    let mut found = Vec::new();
+    for module in MODULES {
+        let file = format!("/{module}.ko");
+        if built_in.lines().any(|line| line.ends_with(&file)) {
+            continue;
+        }
+        let path = loadable
+            .lines()
+            .filter_map(|line| line.split(':').next())
+            .find(|path| path.ends_with(&file))
+            .ok_or_else(|| format!("no {module}.ko in {}", directory.display()))?;
+        found.push((module, directory.join(path)));
+    }
+    Ok(found)
+}
+
+/// Whether a program runs without shared libraries: it names no loader.
+fn is_static(path: &Path) -> bool {
+    const LOADER: &[u8] = b"/lib64/ld-linux";
+    fs::read(path).is_ok_and(|program| {
+        !program
+            .windows(LOADER.len())
+            .take(0x2000)
+            .any(|window| window == LOADER)
+    })
+}
+
+fn find_firmware() -> bool {
+    ["/usr/share/seabios", "/usr/share/qemu"]
+        .iter()
+        .any(|directory| Path::new(directory).join("bios-256k.bin").exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_versions_by_number() {
+        assert!(numbers("6.1.0-9-cloud-amd64") < numbers("6.1.0-56-cloud-amd64"));
+        assert!(numbers("6.1.0-56-cloud-amd64") < numbers("6.12.0-1-cloud-amd64"));
+    }
+
+    #[test]
+    fn rejects_a_program_with_a_loader() {
+        let own = std::env::current_exe().unwrap();
+        assert!(!is_static(&own) || cfg!(target_feature = "crt-static"));
+    }
+}

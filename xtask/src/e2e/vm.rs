@@ -1,0 +1,153 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A stock QEMU, emulated (no KVM), whose disk is a vhost-user socket, and the
+//! console of its guest.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{ChildStdout, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::host::Host;
+use crate::error::{Context, Result};
+use crate::process::{dying_with_us, Running};
+
+const MEMORY_MIB: u32 = 256;
+/// Two, because a queue of the disk is used from one CPU.
+const CPUS: u32 = 2;
+/// What the guest's scripts put before what is for us.
+const MARK: &str = "e2e: ";
+/// How much of a line is kept: a console is no place for more.
+const LINE_MAX: u64 = 4096;
+
+/// A running VM.
+pub struct Vm {
+    qemu: Running,
+    said: Receiver<String>,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl Vm {
+    /// Starts a VM that may take `limit` altogether; its console goes to
+    /// `console`, as QEMU's own messages do.
+    pub fn start(
+        host: &Host,
+        socket: &Path,
+        queues: u16,
+        initramfs: &Path,
+        console: &Path,
+        limit: Duration,
+    ) -> Result<Self> {
+        let log = File::create(console).path_context("cannot create", console)?;
+        let errors = log.try_clone().path_context("cannot open", console)?;
+        let mut command = dying_with_us(&host.qemu);
+        command
+            .args(["-M", "q35", "-accel", "tcg,thread=multi"])
+            .args(["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()])
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-serial", "stdio"])
+            .arg("-object")
+            .arg(format!(
+                "memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on"
+            ))
+            .args(["-numa", "node,memdev=memory"])
+            .arg("-chardev")
+            .arg(format!("socket,id=disk,path={}", socket.display()))
+            .arg("-device")
+            .arg(format!(
+                "vhost-user-blk-pci,chardev=disk,num-queues={queues}"
+            ))
+            .arg("-kernel")
+            .arg(&host.kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", "console=ttyS0 panic=-1 quiet"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        let mut qemu = Running::spawn("QEMU", &mut command)?;
+        let output = qemu.child().stdout.take().ok_or("QEMU has no output")?;
+        let (sender, said) = mpsc::channel();
+        thread::spawn(move || follow(output, log, &sender));
+        Ok(Self {
+            qemu,
+            said,
+            deadline: Instant::now() + limit,
+            limit,
+        })
+    }
+
+    /// What the guest says next; `None` once its console is closed. It is an
+    /// error if the guest says that it failed, or says nothing for too long.
+    pub fn next(&mut self) -> Result<Option<String>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        match self.said.recv_timeout(left) {
+            Ok(line) => match line.strip_prefix("failed: ") {
+                Some(why) => Err(format!("the guest failed: {why}").into()),
+                None => Ok(Some(line)),
+            },
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(format!("the guest did not end within {:?}", self.limit).into())
+            }
+        }
+    }
+
+    /// All that the guest says until it powers off, which it must do after it
+    /// has said "done".
+    pub fn finish(mut self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        while let Some(line) = self.next()? {
+            lines.push(line);
+        }
+        let status = self.qemu.wait(Duration::from_secs(30))?;
+        if !status.success() {
+            return Err(format!("QEMU: {status}").into());
+        }
+        if lines.last().is_none_or(|line| line != "done") {
+            return Err("the guest ended before it was done".into());
+        }
+        Ok(lines)
+    }
+
+    /// SIGKILL; returns what the guest had said up to then.
+    pub fn kill(mut self) -> Result<Vec<String>> {
+        self.qemu.kill()?;
+        let mut lines = Vec::new();
+        while let Some(line) = self.next()? {
+            lines.push(line);
+        }
+        Ok(lines)
+    }
+}
+
+/// Copies the console to the log and passes on what is for us.
+fn follow(output: ChildStdout, mut log: File, sender: &mpsc::Sender<String>) {
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        // A full disk must not stop the test.
+        let _ = log.write_all(&line);
+        // A line cut short by the end of the VM says nothing reliable.
+        if !line.ends_with(b"\n") {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&line);
+        if let Some((_, said)) = text.split_once(MARK) {
+            if sender.send(said.trim_end().to_owned()).is_err() {
+                return;
+            }
+        }
+    }
+}
