@@ -3,3 +3,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! Under construction.
+
+#[allow(dead_code)]
+mod fd;

@@ -1,0 +1,200 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Descriptors that a peer sent, and the threads that close them.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use vhost_guest_vmm_traits::ThreadHook;
+
+use super::crew::{Crew, Job, Shared};
+
+/// Threads that close descriptors. One that a FUSE server holds up is replaced
+/// by the next; a frontend that holds up all of them finds
+/// [`Reaper::is_overloaded`] between it and its next connection.
+const THREADS: usize = 3;
+
+/// Descriptors waiting for their end, above which the device takes no more.
+const OVERLOAD: usize = 256;
+
+/// Closes descriptors, on threads that have nothing else to do.
+///
+/// Clones share the threads. They end when the last clone and the last
+/// [`ForeignFd`] are gone and all is closed.
+#[derive(Clone)]
+pub(crate) struct Reaper {
+    crew: Arc<Crew<Close>>,
+}
+
+impl Reaper {
+    /// Starts the threads; `hook` runs first in each.
+    ///
+    /// # Errors
+    ///
+    /// A thread could not be created, or its hook failed.
+    pub(crate) fn spawn(hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<Self> {
+        let crew = Arc::new(Crew::spawn("vhost-guest-fd", THREADS, hook)?);
+        Ok(Self { crew })
+    }
+
+    /// Descriptors that are not closed yet although nobody wants them.
+    pub(crate) fn backlog(&self) -> usize {
+        self.crew.backlog()
+    }
+
+    /// Tells whether so many descriptors wait that their sender must be up to
+    /// something. The device disconnects it and accepts nobody until the
+    /// backlog is smaller.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.backlog() > OVERLOAD
+    }
+}
+
+impl fmt::Debug for Reaper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reaper")
+            .field("backlog", &self.backlog())
+            .finish()
+    }
+}
+
+/// A descriptor to be closed.
+struct Close(OwnedFd);
+
+impl Job for Close {
+    type Key = ();
+
+    fn key(&self) {}
+
+    fn run(self, _: &Shared<Self>) {
+        drop(self.0);
+    }
+}
+
+/// A descriptor that a peer sent. Dropping it hands it to the [`Reaper`]:
+/// closing it may block.
+///
+/// It implements [`AsFd`] for the calls that are harmless on any descriptor;
+/// everything else asks for one of the types that say what it is.
+pub(crate) struct ForeignFd {
+    /// Present until the drop.
+    fd: Option<OwnedFd>,
+    reaper: Reaper,
+}
+
+impl ForeignFd {
+    /// Takes a descriptor that was just received.
+    pub(crate) fn new(fd: OwnedFd, reaper: &Reaper) -> Self {
+        Self {
+            fd: Some(fd),
+            reaper: reaper.clone(),
+        }
+    }
+}
+
+impl AsFd for ForeignFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.fd {
+            Some(fd) => fd.as_fd(),
+            None => unreachable!("only drop takes the descriptor"),
+        }
+    }
+}
+
+impl fmt::Debug for ForeignFd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ForeignFd")
+            .field(&self.as_fd().as_raw_fd())
+            .finish()
+    }
+}
+
+impl Drop for ForeignFd {
+    fn drop(&mut self) {
+        if let Some(fd) = self.fd.take() {
+            self.reaper.crew.push(Close(fd));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rustix::pipe::pipe;
+    use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
+
+    use super::*;
+
+    /// Blocks until the last writer of the pipe is closed.
+    fn wait_for_end(reader: &OwnedFd) {
+        assert_eq!(rustix::io::read(reader, &mut [0; 1]), Ok(0));
+    }
+
+    #[test]
+    fn closes_what_is_dropped() {
+        let reaper = Reaper::spawn(None).unwrap();
+        let (reader, writer) = pipe().unwrap();
+        drop(ForeignFd::new(writer, &reaper));
+        wait_for_end(&reader);
+    }
+
+    #[test]
+    fn closes_what_outlives_every_other_handle() {
+        let reaper = Reaper::spawn(None).unwrap();
+        let (reader, writer) = pipe().unwrap();
+        let foreign = ForeignFd::new(writer, &reaper);
+        drop(reaper);
+        drop(foreign);
+        wait_for_end(&reader);
+    }
+
+    #[test]
+    fn reports_what_it_has_to_do() {
+        let reaper = Reaper::spawn(None).unwrap();
+        assert_eq!(reaper.backlog(), 0);
+        assert!(!reaper.is_overloaded());
+        assert!(format!("{reaper:?}").contains("backlog: 0"));
+    }
+
+    #[test]
+    fn runs_the_hook_in_each_thread() {
+        let vmm = Arc::new(TestVmm::new());
+        let hook: Arc<dyn ThreadHook> = Arc::clone(&vmm) as _;
+        let _reaper = Reaper::spawn(Some(&hook)).unwrap();
+        let started = Call::ThreadStarted {
+            name: "vhost-guest-fd".to_owned(),
+        };
+        assert_eq!(vmm.calls(), vec![started; THREADS]);
+    }
+
+    #[test]
+    fn fails_when_a_hook_fails() {
+        for n in 0..THREADS {
+            let vmm = Arc::new(TestVmm::new());
+            vmm.fail_nth(n, ErrorKind::PermissionDenied);
+            let error = Reaper::spawn(Some(&(vmm as _))).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        }
+    }
+
+    #[test]
+    fn fails_when_a_hook_panics() {
+        struct Panics(AtomicUsize);
+        impl ThreadHook for Panics {
+            fn thread_started(&self, _: &str) -> io::Result<()> {
+                match self.0.fetch_add(1, Ordering::Relaxed) {
+                    0 => std::panic::resume_unwind(Box::new("quiet")),
+                    _ => Err(Error::other("not reached")),
+                }
+            }
+        }
+        let hook: Arc<dyn ThreadHook> = Arc::new(Panics(AtomicUsize::new(0)));
+        assert!(Reaper::spawn(Some(&hook)).is_err());
+    }
+}
