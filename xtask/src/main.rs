@@ -12,6 +12,7 @@
 
 mod arguments;
 mod commits;
+mod coverage;
 mod e2e;
 mod error;
 mod process;
@@ -29,7 +30,8 @@ Usage: cargo xtask COMMAND [OPTIONS]
 
 Commands:
   commits [RANGE]    Check the format of the commits (default: all of HEAD)
-  e2e qemu-blk       Boot stock VMs from a disk that the device serves
+  coverage           Measure the line coverage of the tests
+  e2e qemu-blk       Boot stock VMs on a disk that the device serves
   help               Print this
 
 `cargo xtask COMMAND --help` tells a command's options.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
 fn run(arguments: &mut Arguments) -> Result<()> {
     match arguments.positional().as_deref() {
         Some("commits") => commits::run(arguments),
+        Some("coverage") => coverage::run(arguments),
         Some("e2e") => e2e::run(arguments),
         Some("help") => {
             print!("{HELP}");
