@@ -2,7 +2,19 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Under construction.
+//! The vhost-guest device.
 
-#[allow(dead_code)]
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+#![allow(dead_code)]
+
+mod error;
 mod fd;
+mod journal;
+mod listener;
+mod poller;
+mod queue;
+mod statistics;
+
+pub use error::BuildError;
+pub use statistics::Statistics;

@@ -1,0 +1,89 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One log line per fault, and no more lines than a peer deserves.
+//!
+//! A peer that misbehaves in a loop must not fill the VMM's log: a token
+//! bucket limits the lines, and what was left out is counted and told with the
+//! next line that gets through. Lines never contain bytes of a peer's payload.
+
+use std::fmt::Arguments;
+use std::time::{Duration, Instant};
+
+/// Lines that may follow each other without a pause.
+const BURST: u32 = 10;
+/// Time after which one more line is allowed.
+const REFILL: Duration = Duration::from_secs(1);
+
+/// A rate-limited log, one for each device.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    tokens: u32,
+    refilled: Instant,
+    suppressed: u64,
+}
+
+impl Journal {
+    /// A journal with a full bucket.
+    pub(crate) fn new() -> Self {
+        Self {
+            tokens: BURST,
+            refilled: Instant::now(),
+            suppressed: 0,
+        }
+    }
+
+    /// Takes a token. `Some(n)` means that a line may be written, and that `n`
+    /// lines were suppressed before it.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        let elapsed = now.saturating_duration_since(self.refilled).as_secs();
+        let earned = u32::try_from(elapsed / REFILL.as_secs()).unwrap_or(BURST);
+        if earned > 0 {
+            self.tokens = self.tokens.saturating_add(earned).min(BURST);
+            self.refilled = now;
+        }
+        match self.tokens.checked_sub(1) {
+            Some(left) => {
+                self.tokens = left;
+                Some(std::mem::take(&mut self.suppressed))
+            }
+            None => {
+                self.suppressed = self.suppressed.saturating_add(1);
+                None
+            }
+        }
+    }
+
+    /// Logs a line about a peer's fault or the environment's.
+    pub(crate) fn warn(&mut self, line: Arguments<'_>) {
+        match self.admit(Instant::now()) {
+            Some(0) => log::warn!("{line}"),
+            Some(n) => log::warn!("{line} ({n} earlier lines suppressed)"),
+            None => {}
+        }
+    }
+
+    /// Logs a line about the normal course of events.
+    pub(crate) fn info(&mut self, line: Arguments<'_>) {
+        if self.admit(Instant::now()).is_some() {
+            log::info!("{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suppresses_a_flood_and_tells_how_much_it_left_out() {
+        let mut journal = Journal::new();
+        let start = journal.refilled;
+        let written = (0..1000).filter(|_| journal.admit(start).is_some()).count();
+        assert_eq!(written, BURST as usize);
+        assert_eq!(journal.admit(start + REFILL), Some(1000 - u64::from(BURST)));
+        assert_eq!(journal.admit(start + REFILL), None);
+        assert_eq!(journal.admit(start + 1000 * REFILL), Some(1));
+    }
+}

@@ -1,0 +1,99 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The vhost-user listener: one frontend at a time, and no spinning.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use rustix::net::{acceptfrom_with, SocketFlags};
+use rustix::time::{
+    timerfd_create, timerfd_settime, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags,
+    Timespec,
+};
+
+/// Seconds until a listener that the environment failed is tried again.
+const RETRY_SECONDS: i64 = 1;
+
+/// A listening socket that takes a rest when `accept` fails.
+///
+/// `accept` fails for want of descriptors or memory, and would go on failing
+/// at once: epoll reports a listener with a waiting frontend again and again.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: UnixListener,
+    timer: OwnedFd,
+    resting: bool,
+}
+
+impl Listener {
+    /// Listens on `socket`, which is made non-blocking.
+    pub(crate) fn new(socket: UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        Ok(Self {
+            socket,
+            timer,
+            resting: false,
+        })
+    }
+
+    /// The socket, to wait for.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Expires when a rest is over.
+    pub(crate) fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+
+    /// Whether it waits for the [`timer`](Self::timer).
+    pub(crate) fn is_resting(&self) -> bool {
+        self.resting
+    }
+
+    /// The timer expired.
+    pub(crate) fn resume(&mut self) {
+        // Reading only clears the expiry; a timer has nothing else to say.
+        let _ = rustix::io::read(&self.timer, &mut [0u8; 8]);
+        self.resting = false;
+    }
+
+    /// Takes a frontend that waits, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The environment's fault. The listener rests for a while.
+    pub(crate) fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match acceptfrom_with(&self.socket, flags) {
+            Ok((socket, _)) => Ok(Some(socket)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(rustix::io::Errno::CONNABORTED) => Ok(None),
+            Err(error) => {
+                self.rest()?;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn rest(&mut self) -> io::Result<()> {
+        let once = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: Timespec {
+                tv_sec: RETRY_SECONDS,
+                tv_nsec: 0,
+            },
+        };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        self.resting = true;
+        Ok(())
+    }
+}
