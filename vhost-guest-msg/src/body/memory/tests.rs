@@ -1,0 +1,72 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use super::*;
+
+const PAGE: u64 = 0x1000;
+
+fn region(guest: u64, user: u64) -> Region {
+    Region::new(guest, PAGE, user, 0).unwrap()
+}
+
+#[test]
+fn rejects_regions_without_an_end() {
+    let top = u64::MAX - PAGE;
+    for [guest, size, user, offset] in [
+        [0, 0, 0, 0],
+        [top + 1, PAGE, 0, 0],
+        [0, PAGE, top + 1, 0],
+        [0, PAGE, 0, top + 1],
+        [u64::MAX; 4],
+    ] {
+        assert!(Region::new(guest, size, user, offset).is_err());
+    }
+    assert!(Region::new(top, PAGE, top, top).is_ok());
+    assert!(Region::new(0, u64::MAX, 0, 0).is_ok());
+}
+
+#[test]
+fn rejects_overlap_in_either_address_space() {
+    let base = region(PAGE, 0x7000);
+    for (guest, user, field) in [
+        (PAGE, 0x9000, "guest address"),
+        (PAGE + 1, 0x9000, "guest address"),
+        (1, 0x9000, "guest address"),
+        (0x9000, 0x7000, "user address"),
+        (0x9000, 0x7fff, "user address"),
+        (0x9000, 0x6001, "user address"),
+    ] {
+        let entries = [(base, ()), (region(guest, user), ())].to_vec();
+        let error = MemTable::new(entries).unwrap_err();
+        assert_eq!(error, Invalid::new(field, Problem::Overlap));
+    }
+    // Neighbours do not overlap.
+    let entries = [(base, ()), (region(2 * PAGE, 0x8000), ())].to_vec();
+    assert!(MemTable::new(entries).is_ok());
+}
+
+#[test]
+fn rejects_an_empty_table() {
+    assert!(MemTable::<()>::new(Vec::new()).is_err());
+}
+
+#[test]
+fn rejects_a_relocation_onto_each_other() {
+    let entries = [(region(0, 0x7000), ()), (region(PAGE, 0x8000), ())].to_vec();
+    let table = MemTable::new(entries).unwrap();
+    assert!(table.clone().relocate(|_, _| 0).is_err());
+    assert!(table.clone().relocate(|_, _| u64::MAX).is_err());
+    let moved = table.relocate(|i, _| i as u64 * PAGE).unwrap();
+    assert!(moved.regions().map(Region::user_address).eq([0, PAGE]));
+}
+
+#[test]
+fn finds_what_lies_inside_only() {
+    let region = region(0, 0x7000);
+    assert_eq!(region.find_user(0x7000, PAGE), Some(0));
+    assert_eq!(region.find_user(0x7fff, 1), Some(0xfff));
+    for (address, len) in [(0x6fff, 1), (0x8000, 1), (0x7001, PAGE), (0x7000, u64::MAX)] {
+        assert_eq!(region.find_user(address, len), None);
+    }
+}
