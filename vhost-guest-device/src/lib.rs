@@ -8,13 +8,19 @@
 #![forbid(unsafe_code)]
 #![allow(dead_code)]
 
+mod doorbells;
 mod error;
 mod fd;
+mod interrupts;
 mod journal;
 mod listener;
+mod pci;
 mod poller;
 mod queue;
+mod registers;
 mod statistics;
+mod virtio;
 
 pub use error::BuildError;
+pub use pci::{BarKind, BarMove, BarSpec};
 pub use statistics::Statistics;

@@ -1,0 +1,488 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Which eventfd raises which interrupt, and when.
+//!
+//! Each event of the device (a configuration change, a queue, a kick) is a
+//! *line*: an eventfd, a vector, and a source of the VMM's. Any event may be
+//! mapped to any vector, several to one (vhost-guest specification, PCI
+//! layout). A line's source exists while the line has a vector, and it is
+//! armed exactly while all of these hold:
+//!
+//! ```text
+//!   the function is a bus master ─┐
+//!   MSI-X is enabled ─────────────┤
+//!   the function is not masked ───┼─▶ armed: eventfd ──▶ message of the vector
+//!   the vector is not masked ─────┤
+//!   the line has a vector ────────┤
+//!   the line has an eventfd ──────┘  (a kick's comes and goes)
+//! ```
+//!
+//! Whatever changes one of them ends in [`Interrupts::sync`], which compares
+//! what is armed with what should be, and makes the difference in one step.
+//! What could not be armed is tried again at the next occasion.
+//!
+//! A masked line keeps its events in its eventfd. That makes the pending bits:
+//! a masked vector is pending if one of its eventfds is readable. Arming
+//! raises what waited, disarming drains it: each event is delivered once.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
+use vhost_guest_vmm_traits::{InterruptManager, MsiMessage, SourceChange, SourceId};
+
+use crate::fd::{EventFd, Signaller};
+use crate::pci::bars;
+use crate::pci::msix::Msix;
+use crate::registers::ServiceError;
+use crate::virtio::NO_VECTOR;
+
+/// Something that the driver wants to be interrupted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Event {
+    /// The device status or configuration has changed.
+    Config,
+    /// The device has used buffers of this virtqueue.
+    Queue(u16),
+    /// The frontend kicks this vring.
+    Kick(u16),
+}
+
+/// An event that should raise its interrupt, and does not.
+#[derive(Debug)]
+pub(crate) struct ArmFailure {
+    /// Which one.
+    pub(crate) event: Event,
+    /// What the VMM said. For a kick it may be the frontend's doing: the same
+    /// eventfd for two vrings, for example.
+    pub(crate) error: io::Error,
+}
+
+/// ISR status: a queue has changed.
+const ISR_QUEUE: u8 = 1;
+/// ISR status: the configuration has changed.
+const ISR_CONFIG: u8 = 2;
+
+/// The two kinds of eventfds.
+#[derive(Debug)]
+enum LineFd {
+    /// The device's own: non-blocking for certain.
+    Own(OwnedFd),
+    /// From the frontend: never read or written here.
+    Foreign(EventFd),
+}
+
+impl AsFd for LineFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            LineFd::Own(fd) => fd.as_fd(),
+            LineFd::Foreign(fd) => fd.as_fd(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Line {
+    event: Event,
+    vector: u16,
+    eventfd: Option<LineFd>,
+    /// Present exactly while there is a vector.
+    source: Option<SourceId>,
+    /// What the source is armed with.
+    armed: Option<MsiMessage>,
+    /// A kick that waited in the eventfd before is on its way to this one.
+    owed: bool,
+}
+
+impl Line {
+    fn new(event: Event, eventfd: Option<LineFd>) -> Self {
+        Line {
+            event,
+            vector: NO_VECTOR,
+            eventfd,
+            source: None,
+            armed: None,
+            owed: false,
+        }
+    }
+
+    fn disarm(&self) -> Option<SourceChange<'_>> {
+        let (eventfd, source) = (self.eventfd.as_ref()?, self.source?);
+        self.armed.map(|_| SourceChange::Disarm {
+            source,
+            eventfd: eventfd.as_fd(),
+        })
+    }
+
+    fn arm(&self, message: MsiMessage) -> Option<SourceChange<'_>> {
+        let (eventfd, source) = (self.eventfd.as_ref()?, self.source?);
+        Some(SourceChange::Arm {
+            source,
+            eventfd: eventfd.as_fd(),
+            message,
+        })
+    }
+
+    /// Whether an event waits in the eventfd.
+    fn is_pending(&self) -> bool {
+        let eventfd = self.eventfd.as_ref().filter(|_| self.armed.is_none());
+        eventfd.is_some_and(|fd| readable(&[fd.as_fd()]) == [true])
+    }
+
+    /// Forgets events that nobody has been told of. Only the device's own
+    /// eventfds: those of kicks are the frontend's.
+    fn drain(&self) {
+        if let Some(LineFd::Own(fd)) = &self.eventfd {
+            // Fails if there is nothing to forget.
+            let _ = rustix::io::read(fd, &mut [0; 8]);
+        }
+    }
+}
+
+/// Which of `eventfds` are readable.
+fn readable(eventfds: &[BorrowedFd<'_>]) -> Vec<bool> {
+    let mut fds: Vec<PollFd<'_>> = eventfds
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    // With a timeout of 0 this neither waits nor is interrupted.
+    let _ = poll(&mut fds, Some(&Timespec::default()));
+    fds.iter()
+        .map(|fd| fd.revents().contains(PollFlags::IN))
+        .collect()
+}
+
+/// All interrupts of the device, with the MSI-X table that steers them.
+pub(crate) struct Interrupts {
+    manager: Arc<dyn InterruptManager>,
+    signaller: Arc<Signaller>,
+    msix: Msix,
+    bus_master: bool,
+    isr: u8,
+    virtqueues: u16,
+    /// Configuration change, then virtqueues, then kicks.
+    lines: Vec<Line>,
+}
+
+impl Interrupts {
+    /// Interrupts of a device with so many virtqueues and vrings.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left for the device's own eventfds.
+    pub(crate) fn new(
+        manager: Arc<dyn InterruptManager>,
+        signaller: Arc<Signaller>,
+        virtqueues: u16,
+        vrings: u16,
+    ) -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let own = |event| -> io::Result<Line> {
+            Ok(Line::new(event, Some(LineFd::Own(eventfd(0, flags)?))))
+        };
+        let mut lines = vec![own(Event::Config)?];
+        for queue in 0..virtqueues {
+            lines.push(own(Event::Queue(queue))?);
+        }
+        lines.extend((0..vrings).map(|vring| Line::new(Event::Kick(vring), None)));
+        Ok(Interrupts {
+            manager,
+            signaller,
+            msix: Msix::new(bars::vectors(vrings)),
+            bus_master: false,
+            isr: 0,
+            virtqueues,
+            lines,
+        })
+    }
+
+    fn index(&self, event: Event) -> Option<usize> {
+        let index = match event {
+            Event::Config => 0,
+            Event::Queue(queue) if queue < self.virtqueues => 1 + usize::from(queue),
+            Event::Queue(_) => return None,
+            Event::Kick(vring) => 1 + usize::from(self.virtqueues) + usize::from(vring),
+        };
+        (index < self.lines.len()).then_some(index)
+    }
+
+    /// The vector of an event; `NO_VECTOR` if it has none or does not exist.
+    pub(crate) fn vector(&self, event: Event) -> u16 {
+        self.index(event)
+            .map_or(NO_VECTOR, |at| self.lines[at].vector)
+    }
+
+    /// The message that a line should raise now.
+    fn wanted(&self, line: &Line) -> Option<MsiMessage> {
+        let ready = self.bus_master && line.eventfd.is_some() && line.source.is_some();
+        self.msix.message(line.vector).filter(|_| ready)
+    }
+
+    /// Maps an event to a vector. Returns what the driver reads back: the
+    /// vector, or `NO_VECTOR` if that is what was asked for, if there is no
+    /// such vector or event, or if the VMM cannot do it.
+    pub(crate) fn set_vector(&mut self, event: Event, vector: u16) -> u16 {
+        let Some(at) = self.index(event) else {
+            return NO_VECTOR;
+        };
+        if vector >= self.msix.vectors() {
+            self.unmap(at);
+            return NO_VECTOR;
+        }
+        if self.lines[at].source.is_none() {
+            self.lines[at].source = self.manager.create_source().ok();
+        }
+        if self.lines[at].source.is_none() {
+            return NO_VECTOR;
+        }
+        self.lines[at].vector = vector;
+        if self.sync_line(at).is_err() {
+            self.unmap(at);
+        }
+        self.lines[at].vector
+    }
+
+    /// Takes a line's vector away, and what waited for it.
+    fn unmap(&mut self, at: usize) {
+        let line = &mut self.lines[at];
+        if let Some(disarm) = line.disarm() {
+            // Even if this fails, the source is disarmed: that is the contract.
+            let _ = self.manager.update(&[disarm]);
+        }
+        line.armed = None;
+        line.vector = NO_VECTOR;
+        line.drain();
+        if let Some(source) = line.source.take() {
+            self.manager.destroy_source(source);
+        }
+    }
+
+    /// Makes one line what it should be; on an error it is not armed.
+    fn sync_line(&mut self, at: usize) -> io::Result<()> {
+        let wanted = self.wanted(&self.lines[at]);
+        let line = &mut self.lines[at];
+        if line.armed == wanted {
+            return Ok(());
+        }
+        let arm = wanted.and_then(|message| line.arm(message));
+        let changes: Vec<_> = line.disarm().into_iter().chain(arm).collect();
+        let outcome = self.manager.update(&changes);
+        line.armed = wanted.filter(|_| outcome.is_ok());
+        outcome
+    }
+
+    /// Makes all lines what they should be, in one step.
+    ///
+    /// A line that the VMM refuses must not take the others with it: it may be
+    /// a frontend's eventfd that is at fault. Then each is tried by itself.
+    fn sync(&mut self) -> Vec<ArmFailure> {
+        let mut wrong = Vec::new();
+        let mut changes = Vec::new();
+        for (at, line) in self.lines.iter().enumerate() {
+            let wanted = self.wanted(line);
+            if line.armed != wanted {
+                wrong.push((at, wanted));
+                changes.extend(line.disarm());
+                changes.extend(wanted.and_then(|message| line.arm(message)));
+            }
+        }
+        if changes.is_empty() {
+            return Vec::new();
+        }
+        let outcome = self.manager.update(&changes);
+        drop(changes);
+        let mut failures = Vec::new();
+        for (at, wanted) in wrong {
+            self.lines[at].armed = wanted.filter(|_| outcome.is_ok());
+            // Disarmed now in any case; what is left is to arm.
+            if let Err(error) = self.sync_line(at) {
+                let event = self.lines[at].event;
+                failures.push(ArmFailure { event, error });
+            }
+        }
+        failures
+    }
+
+    /// Bus master bit of the command register: without it the function raises
+    /// no interrupt.
+    pub(crate) fn set_bus_master(&mut self, bus_master: bool) -> Vec<ArmFailure> {
+        self.bus_master = bus_master;
+        self.sync()
+    }
+
+    /// MSI-X message control.
+    pub(crate) fn set_control(&mut self, control: u16) -> Vec<ArmFailure> {
+        self.msix.set_control(control);
+        self.sync()
+    }
+
+    /// Reads from the MSI-X table.
+    pub(crate) fn read_table(&self, offset: u64, data: &mut [u8]) {
+        self.msix.read_table(offset, data);
+    }
+
+    /// Writes to the MSI-X table.
+    pub(crate) fn write_table(&mut self, offset: u64, data: &[u8]) -> Vec<ArmFailure> {
+        if self.msix.write_table(offset, data) {
+            self.sync()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Reads from the MSI-X pending bits.
+    pub(crate) fn read_pending(&self, offset: u64, data: &mut [u8]) {
+        let masked = |line: &&Line| self.msix.masked(line.vector) && line.armed.is_none();
+        let (vectors, eventfds): (Vec<u16>, Vec<BorrowedFd<'_>>) = self
+            .lines
+            .iter()
+            .filter(masked)
+            .filter_map(|line| Some((line.vector, line.eventfd.as_ref()?.as_fd())))
+            .filter(|(vector, _)| *vector != NO_VECTOR)
+            .unzip();
+        let readable = readable(&eventfds);
+        let pending: Vec<u16> = vectors
+            .into_iter()
+            .zip(readable)
+            .filter_map(|(vector, readable)| readable.then_some(vector))
+            .collect();
+        self.msix
+            .read_pending(offset, data, |vector| pending.contains(&vector));
+    }
+
+    /// Reads the ISR status, which clears it.
+    pub(crate) fn take_isr(&mut self) -> u8 {
+        std::mem::take(&mut self.isr)
+    }
+
+    /// Raises one of the device's own interrupts: now, or when it is unmasked.
+    ///
+    /// Without MSI-X there is only the ISR status to look at: the function
+    /// has no interrupt pin.
+    pub(crate) fn signal(&mut self, event: Event) {
+        if !self.msix.enabled() {
+            self.isr |= match event {
+                Event::Config => ISR_CONFIG,
+                Event::Queue(_) => ISR_QUEUE,
+                Event::Kick(_) => 0,
+            };
+            return;
+        }
+        let line = self.index(event).map(|at| &self.lines[at]);
+        let mapped = line.filter(|line| line.vector != NO_VECTOR);
+        if let Some(LineFd::Own(fd)) = mapped.and_then(|line| line.eventfd.as_ref()) {
+            // Fails if the counter is full: then it is signalled already.
+            let _ = rustix::io::write(fd, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Connects the kick of a vring to an eventfd of the frontend's, in place
+    /// of the one before, or disconnects it. Kicks that waited behind a mask
+    /// move to the new eventfd.
+    ///
+    /// # Errors
+    ///
+    /// There is no such vring, or the VMM cannot do it. Then the eventfd
+    /// before is still connected.
+    pub(crate) fn attach_kick(
+        &mut self,
+        vring: u16,
+        kick: Option<EventFd>,
+    ) -> Result<(), ServiceError> {
+        let missing = || ServiceError::Refused(io::ErrorKind::InvalidInput.into());
+        let at = self.index(Event::Kick(vring)).ok_or_else(missing)?;
+        let old = &self.lines[at];
+        let mut new = Line {
+            eventfd: kick.clone().map(LineFd::Foreign),
+            vector: old.vector,
+            source: old.source,
+            owed: old.owed || old.is_pending(),
+            ..Line::new(old.event, None)
+        };
+        new.armed = self.wanted(&new);
+        let arm = new.armed.and_then(|message| new.arm(message));
+        let changes: Vec<_> = old.disarm().into_iter().chain(arm).collect();
+        let outcome = match changes.is_empty() {
+            true => Ok(()),
+            false => self.manager.update(&changes),
+        };
+        drop(changes);
+        // An update that only disarms has done so even if it fails.
+        if let Err(error) = outcome.or_else(|e| new.armed.map_or(Ok(()), |_| Err(e))) {
+            self.lines[at].armed = None;
+            // If not even this succeeds, the next sync tries again.
+            let _ = self.sync_line(at);
+            return Err(ServiceError::Refused(error));
+        }
+        let old = std::mem::replace(&mut self.lines[at], new);
+        self.forget(&old);
+        match kick {
+            Some(kick) if self.lines[at].owed => {
+                self.signaller.signal(&kick);
+            }
+            Some(_) => {}
+            None => self.lines[at].owed = false,
+        }
+        Ok(())
+    }
+
+    fn forget(&self, line: &Line) {
+        if let Some(LineFd::Foreign(fd)) = &line.eventfd {
+            self.signaller.forget(fd);
+        }
+    }
+
+    /// Disconnects all kicks: the frontend is gone.
+    pub(crate) fn detach_kicks(&mut self) {
+        let first = 1 + usize::from(self.virtqueues);
+        self.disarm_from(first);
+        for at in first..self.lines.len() {
+            self.forget(&self.lines[at]);
+            self.lines[at].eventfd = None;
+            self.lines[at].owed = false;
+        }
+    }
+
+    /// Disarms all lines from `first` on, in one step.
+    fn disarm_from(&mut self, first: usize) {
+        let changes: Vec<_> = self.lines[first..]
+            .iter()
+            .filter_map(Line::disarm)
+            .collect();
+        if !changes.is_empty() {
+            // Even if this fails, they are disarmed: that is the contract.
+            let _ = self.manager.update(&changes);
+        }
+        drop(changes);
+        for line in &mut self.lines[first..] {
+            line.armed = None;
+        }
+    }
+
+    /// Device reset: no event has a vector, no kick is connected, nothing
+    /// waits. The MSI-X table is the function's and stays.
+    pub(crate) fn reset(&mut self) {
+        self.disarm_from(0);
+        for at in 0..self.lines.len() {
+            self.unmap(at);
+        }
+        self.detach_kicks();
+        self.isr = 0;
+    }
+
+    /// Function level reset: the MSI-X table, too, and bus mastering.
+    pub(crate) fn function_reset(&mut self) {
+        self.reset();
+        self.msix.reset();
+        self.bus_master = false;
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
