@@ -1,0 +1,282 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The frontend, in a process of its own: what the VMM of an ordinary guest
+//! with a vhost-user disk does, and a workload in the role of that guest.
+
+mod lane;
+mod memory;
+mod pattern;
+mod ring;
+mod session;
+mod watchdog;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vm_memory::GuestMemoryMmap;
+
+use self::lane::{Counters, Lane, Next};
+use self::pattern::{Model, BLOCK};
+use self::session::{Disk, Session};
+use self::watchdog::Watchdog;
+use crate::failure::{Context, Failure};
+use crate::latency::Histogram;
+use crate::options::{Length, Options};
+use crate::report::Report;
+use crate::wakeups::Switches;
+
+/// Requests of each queue before the measured part.
+const WARM_UP: u64 = 500;
+
+/// Runs the workload and prints a [`Report`] to the standard output.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let (Some(socket), Some(vmm)) = (&options.socket, options.frontend_of) else {
+        return Err(Failure::Usage("the frontend needs a socket".into()));
+    };
+    // Ends with the process that started it.
+    let signal = Some(rustix::process::Signal::TERM);
+    rustix::process::set_parent_process_death_signal(signal).context("prctl")?;
+
+    let watchdog = Watchdog::start();
+    let memory = memory::allocate(options.queues)?;
+
+    let mut session = Session::open(socket, options.queues, &watchdog)?;
+    let disk = session.disk;
+    let models = divide(disk, options.queues)?;
+    eprintln!(
+        "connected: {} MiB{}, {} queues",
+        disk.sectors >> 11,
+        if disk.read_only { ", read-only" } else { "" },
+        options.queues
+    );
+    let (mut report, models) = work(&mut session, models, &memory, options, vmm)?;
+    session.close()?;
+
+    let mut session = Session::open(socket, options.queues, &watchdog)?;
+    report.verified = verify(&mut session, &models, &memory, options)?;
+    session.close()?;
+    eprintln!("reconnected: {} blocks verified", report.verified);
+
+    if let Some(image) = &options.disk {
+        let blocks = compare(image, models)?;
+        eprintln!("image: {blocks} blocks verified");
+    }
+    print!("{report}");
+    Ok(())
+}
+
+/// Gives each queue a part of the disk, so that no two queues use a block.
+fn divide(disk: Disk, queues: u16) -> Result<Vec<Model>, Failure> {
+    let blocks = disk.sectors / (BLOCK as u64 / 512);
+    let part = blocks / u64::from(queues);
+    if part == 0 {
+        return Err(Failure::Backend("the disk is too small".into()));
+    }
+    let firsts = (0..u64::from(queues)).map(|queue| queue * part);
+    Ok(firsts.map(|first| Model::new(first, part)).collect())
+}
+
+/// How lanes and the measuring thread go through the phases together.
+struct Course {
+    /// Passed when the warm-up is over, when the counts have been read, and
+    /// when the measured part is over.
+    line: Barrier,
+    /// The time is over.
+    stop: AtomicBool,
+    /// Requests that may still be made.
+    left: AtomicU64,
+    /// Lanes that have finished the measured part.
+    finished: AtomicU64,
+    counters: Counters,
+}
+
+/// The random workload.
+fn work(
+    session: &mut Session<'_>,
+    models: Vec<Model>,
+    memory: &Arc<GuestMemoryMmap>,
+    options: &Options,
+    vmm: u32,
+) -> Result<(Report, Vec<Model>), Failure> {
+    let course = Course {
+        line: Barrier::new(models.len() + 1),
+        stop: AtomicBool::new(false),
+        left: AtomicU64::new(match options.length {
+            Length::Requests(requests) => requests,
+            Length::Time(_) => u64::MAX,
+        }),
+        finished: AtomicU64::new(0),
+        counters: Counters::default(),
+    };
+    let queues = session.start(memory)?.into_iter();
+    let lanes = queues
+        .zip(models)
+        .enumerate()
+        .map(|(index, (queue, model))| {
+            let (memory, counters) = (memory.clone(), &course.counters);
+            Lane::new(
+                index as u16,
+                queue,
+                model,
+                session.disk,
+                memory,
+                options.seed,
+                counters,
+            )
+        });
+    let lanes: Vec<_> = lanes.collect();
+    thread::scope(|scope| {
+        let course = &course;
+        let lanes = lanes.into_iter();
+        let lanes: Vec<_> = lanes
+            .map(|lane| scope.spawn(move || drive(lane, course)))
+            .collect();
+        let mut report = measure(course, options, lanes.len() as u64, vmm)?;
+
+        let mut latencies = Histogram::new();
+        let mut models = Vec::new();
+        for lane in lanes {
+            let panicked = |_| Failure::Backend("the workload panicked".into());
+            let (model, of_lane) = lane.join().map_err(panicked)?;
+            latencies.merge(&of_lane);
+            models.push(model);
+        }
+        report.requests = latencies.total();
+        report.p50 = latencies.percentile(500);
+        report.p99 = latencies.percentile(990);
+        report.p999 = latencies.percentile(999);
+        Ok((report, models))
+    })
+}
+
+/// A lane's way through the phases.
+///
+/// A failure ends the process: the other threads would wait for this one.
+fn drive(mut lane: Lane<'_>, course: &Course) -> (Model, Histogram) {
+    let mut warm_up = WARM_UP;
+    let outcome = lane.run(|lane| {
+        if warm_up == 0 {
+            return Next::End;
+        }
+        let next = lane.random_request();
+        warm_up -= u64::from(matches!(next, Next::Request(_)));
+        next
+    });
+    outcome.unwrap_or_else(|failure| crate::fail(&failure));
+    lane.latencies.clear();
+    course.line.wait();
+    course.line.wait();
+
+    let outcome = lane.run(|lane| {
+        if course.stop.load(Ordering::Relaxed) {
+            return Next::End;
+        }
+        let next = lane.random_request();
+        if !matches!(next, Next::Request(_)) {
+            return next;
+        }
+        let left = &course.left;
+        let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        });
+        taken.map_or(Next::End, |_| next)
+    });
+    outcome.unwrap_or_else(|failure| crate::fail(&failure));
+    course.finished.fetch_add(1, Ordering::Relaxed);
+    course.line.wait();
+    (lane.model, lane.latencies)
+}
+
+/// Counts the VMM's wake-ups while the lanes work, and shows the progress.
+fn measure(course: &Course, options: &Options, lanes: u64, vmm: u32) -> Result<Report, Failure> {
+    course.line.wait();
+    let before = Switches::of(vmm).context("context switches of the VMM")?;
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = &course.counters;
+    let (kicks, calls) = (count(&counters.kicks), count(&counters.calls));
+    let warm_up = count(&counters.requests);
+    let start = Instant::now();
+    course.line.wait();
+
+    let mut shown = (0, 0);
+    while count(&course.finished) < lanes {
+        thread::sleep(Duration::from_millis(20));
+        let seconds = start.elapsed().as_secs();
+        if seconds > shown.0 {
+            let requests = count(&counters.requests) - warm_up;
+            let rate = (requests - shown.1) / (seconds - shown.0);
+            eprintln!("{seconds:4} s {requests:10} requests {rate:8} per second");
+            shown = (seconds, requests);
+        }
+        if matches!(options.length, Length::Time(limit) if start.elapsed() >= limit) {
+            course.stop.store(true, Ordering::Relaxed);
+        }
+    }
+    let after = Switches::of(vmm).context("context switches of the VMM")?;
+    let elapsed = start.elapsed();
+    course.line.wait();
+    Ok(Report {
+        nanoseconds: elapsed.as_nanos() as u64,
+        kicks: count(&counters.kicks) - kicks,
+        calls: count(&counters.calls) - calls,
+        wakeups: after.since(&before),
+        ..Report::default()
+    })
+}
+
+/// Reads all blocks with known content through a new connection.
+fn verify(
+    session: &mut Session<'_>,
+    models: &[Model],
+    memory: &Arc<GuestMemoryMmap>,
+    options: &Options,
+) -> Result<u64, Failure> {
+    let counters = Counters::default();
+    let queues = session.start(memory)?.into_iter();
+    let disk = session.disk;
+    thread::scope(|scope| {
+        let lanes = queues
+            .zip(models)
+            .enumerate()
+            .map(|(index, (queue, model))| {
+                let (memory, model) = (memory.clone(), model.clone());
+                let seed = options.seed;
+                let mut lane = Lane::new(index as u16, queue, model, disk, memory, seed, &counters);
+                scope.spawn(move || {
+                    let mut position = lane.model.first();
+                    let outcome = lane.run(|lane| lane.next_known(&mut position));
+                    outcome.unwrap_or_else(|failure| crate::fail(&failure));
+                })
+            });
+        // All are started before the first one is waited for.
+        let lanes: Vec<_> = lanes.collect();
+        lanes.into_iter().try_for_each(|lane| lane.join())
+    })
+    .map_err(|_| Failure::Backend("the workload panicked".into()))?;
+    Ok(models.iter().map(Model::known).sum())
+}
+
+/// Compares the image itself with what must be in it.
+fn compare(image: &Path, models: Vec<Model>) -> Result<u64, Failure> {
+    let file = File::open(image).context(format!("{}", image.display()))?;
+    let mut block = [0; BLOCK];
+    let mut compared = 0;
+    for mut model in models {
+        for number in model.first()..model.first() + model.len() {
+            if model.knows(number) {
+                let read = file.read_exact_at(&mut block, number * BLOCK as u64);
+                read.context(format!("{}", image.display()))?;
+                model.verify(number, &block)?;
+                compared += 1;
+            }
+        }
+    }
+    Ok(compared)
+}
