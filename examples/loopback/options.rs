@@ -5,7 +5,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::failure::Failure;
@@ -141,6 +141,26 @@ impl Options {
         }
         Ok(options)
     }
+
+    /// The arguments for the process that plays the frontend.
+    pub fn for_frontend(&self, socket: &Path, disk: &Path) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["--socket".into(), socket.into()];
+        arguments.extend(["--disk".into(), disk.into()]);
+        let (name, length) = match self.length {
+            Length::Time(time) => ("--seconds", time.as_secs()),
+            Length::Requests(requests) => ("--requests", requests),
+        };
+        let numbers = [
+            (name, length),
+            ("--queues", self.queues.into()),
+            ("--seed", self.seed),
+            ("--frontend-of", std::process::id().into()),
+        ];
+        for (name, number) in numbers {
+            arguments.extend([name.into(), number.to_string().into()]);
+        }
+        arguments
+    }
 }
 
 struct Arguments<I> {
@@ -215,6 +235,18 @@ mod tests {
         };
         assert_eq!(parse(line).unwrap(), expected);
         assert_eq!(parse("").unwrap(), Options::default());
+    }
+
+    #[test]
+    fn starts_the_frontend_with_the_same_workload() {
+        let options = parse("--requests 7 --seed 9 --queues 3 --no-irqfd").unwrap();
+        let arguments = options.for_frontend(Path::new("s"), Path::new("d"));
+        let frontend = Options::parse(arguments.into_iter()).unwrap();
+        assert_eq!(frontend.socket, Some("s".into()));
+        assert_eq!(frontend.disk, Some("d".into()));
+        assert_eq!(frontend.frontend_of, Some(std::process::id()));
+        let workload = |options: &Options| (options.length, options.seed, options.queues);
+        assert_eq!(workload(&frontend), workload(&options));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::failure::{Context, Failure};
 use crate::latency::Histogram;
 use crate::options::{Length, Options};
 use crate::report::Report;
+use crate::signals;
 use crate::wakeups::Switches;
 
 /// Requests of each queue before the measured part.
@@ -40,6 +41,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let (Some(socket), Some(vmm)) = (&options.socket, options.frontend_of) else {
         return Err(Failure::Usage("the frontend needs a socket".into()));
     };
+    signals::unblock()?;
     // Ends with the process that started it.
     let signal = Some(rustix::process::Signal::TERM);
     rustix::process::set_parent_process_death_signal(signal).context("prctl")?;

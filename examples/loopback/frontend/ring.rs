@@ -160,3 +160,93 @@ impl Ring {
         Ok(u16::from_le(value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use virtio_queue::{Queue, QueueOwnedT, QueueT};
+
+    use super::super::memory::allocate;
+    use super::*;
+
+    /// The ring, and a device on it that is known to be right.
+    fn pair(event_idx: bool) -> (Ring, Queue) {
+        let memory = allocate(1).unwrap();
+        let layout = QueueLayout::new(0);
+        let mut queue = Queue::new(RING_SIZE).unwrap();
+        queue.set_size(RING_SIZE);
+        let low = |address: GuestAddress| Some(address.raw_value() as u32);
+        queue.set_desc_table_address(low(layout.descriptors), Some(0));
+        queue.set_avail_ring_address(low(layout.available), Some(0));
+        queue.set_used_ring_address(low(layout.used), Some(0));
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        assert!(queue.is_valid(&*memory));
+        (Ring::new(memory, layout, event_idx).unwrap(), queue)
+    }
+
+    fn parts() -> [Part; 2] {
+        let layout = QueueLayout::new(0);
+        [(layout.header(0), 16, false), (layout.data(0), 4096, true)].map(
+            |(address, length, writable)| Part {
+                address,
+                length,
+                writable,
+            },
+        )
+    }
+
+    #[test]
+    fn carries_chains_both_ways_past_the_end_of_the_ring() {
+        let (mut ring, mut queue) = pair(false);
+        let memory = ring.memory.clone();
+        for round in 0..3 * RING_SIZE {
+            let head = 2 * (round % 4);
+            ring.add(head, &parts()).unwrap();
+            assert!(ring.publish().unwrap());
+            let chain = queue.iter(&*memory).unwrap().next().unwrap();
+            assert_eq!(chain.head_index(), head);
+            let seen: Vec<_> = chain
+                .map(|d| (d.addr(), d.len(), d.is_write_only()))
+                .collect();
+            let given = parts().map(|part| (part.address, part.length, part.writable));
+            assert_eq!(seen, given);
+            assert!(!ring.ask_for_call().unwrap());
+            queue.add_used(&*memory, head, 77).unwrap();
+            assert!(ring.ask_for_call().unwrap());
+            assert_eq!(ring.take_used().unwrap(), Some((head, 77)));
+            assert_eq!(ring.take_used().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn kicks_and_is_called_only_when_asked_for_with_event_idx() {
+        let (mut ring, mut queue) = pair(true);
+        let memory = ring.memory.clone();
+        // The device begins with avail_event 0: it wants the first kick.
+        ring.add(0, &parts()).unwrap();
+        assert!(ring.publish().unwrap());
+        ring.add(2, &parts()).unwrap();
+        assert!(!ring.publish().unwrap());
+        assert!(!ring.publish().unwrap());
+        while queue.iter(&*memory).unwrap().next().is_some() {}
+        assert!(!queue.enable_notification(&*memory).unwrap());
+        ring.add(4, &parts()).unwrap();
+        assert!(ring.publish().unwrap());
+
+        ring.ask_for_call().unwrap();
+        queue.add_used(&*memory, 0, 0).unwrap();
+        assert!(queue.needs_notification(&*memory).unwrap());
+        queue.add_used(&*memory, 2, 0).unwrap();
+        assert!(!queue.needs_notification(&*memory).unwrap());
+    }
+
+    #[test]
+    fn refuses_more_than_it_gave() {
+        let (mut ring, _) = pair(false);
+        let at = ring.layout.used.unchecked_add(2);
+        ring.memory
+            .store(RING_SIZE + 1, at, Ordering::Release)
+            .unwrap();
+        assert!(matches!(ring.take_used(), Err(RingError::Index(_))));
+    }
+}

@@ -1,0 +1,326 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What `KVM_IRQFD` does, for an emulated guest.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use vhost_guest_driver::emulated::Interrupts;
+use vhost_guest_driver::{MsiMessage as GuestMessage, VectorSet, MAX_VECTORS};
+use vhost_guest_vmm_traits::{InterruptManager, MsiMessage, SourceChange, SourceId};
+
+use super::sources::{Events, Sources};
+
+/// Where message-signalled interrupts go, as on a PC.
+const MSI_ADDRESS: u64 = 0xfee0_0000;
+
+/// The interrupt controller of a guest with one vCPU.
+///
+/// The vCPU itself waits for the eventfds of armed sources while it has
+/// nothing to do, as the kernel does for a halted vCPU with irqfds: no other
+/// thread of the VMM is involved. For comparison, a VMM without irqfds
+/// can be played, in which a thread waits for them and forwards.
+pub struct InterruptController {
+    shared: Arc<Shared>,
+    forwarder: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    sources: Mutex<Sources>,
+    /// Interrupts that the vCPU has not taken yet, other than from eventfds.
+    raised: Mutex<VectorSet>,
+    /// What the vCPU waits for.
+    vcpu: Events,
+    /// What the forwarder waits for, if there is one.
+    forwarder: Option<Events>,
+    stop: AtomicBool,
+    delivered: AtomicU64,
+    forwarded: AtomicU64,
+}
+
+impl InterruptController {
+    /// No sources yet. With `irqfd`, the vCPU waits for them itself.
+    pub fn new(irqfd: bool) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            sources: Mutex::new(Sources::new()),
+            raised: Mutex::default(),
+            vcpu: Events::new()?,
+            forwarder: if irqfd { None } else { Some(Events::new()?) },
+            stop: AtomicBool::new(false),
+            delivered: AtomicU64::new(0),
+            forwarded: AtomicU64::new(0),
+        });
+        let forwarder = match irqfd {
+            true => None,
+            false => {
+                let shared = shared.clone();
+                let thread = thread::Builder::new().name("irq-forwarder".into());
+                Some(thread.spawn(move || shared.forward())?)
+            }
+        };
+        Ok(Self { shared, forwarder })
+    }
+
+    /// Interrupts that the vCPU took from eventfds itself.
+    pub fn delivered(&self) -> u64 {
+        self.shared.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Interrupts that a thread of the VMM forwarded.
+    pub fn forwarded(&self) -> u64 {
+        self.shared.forwarded.load(Ordering::Relaxed)
+    }
+
+    /// How many sources exist.
+    pub fn sources(&self) -> usize {
+        self.shared.sources().len()
+    }
+}
+
+impl Drop for InterruptController {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        if let (Some(events), Some(thread)) = (&self.shared.forwarder, self.forwarder.take()) {
+            events.wake();
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn raised(&self) -> MutexGuard<'_, VectorSet> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The eventfds' side: whoever waits for them.
+    fn events(&self) -> &Events {
+        self.forwarder.as_ref().unwrap_or(&self.vcpu)
+    }
+
+    /// Takes the messages of what was signalled.
+    fn take(&self, tokens: &[u64], vectors: &mut VectorSet) -> u64 {
+        if tokens.is_empty() {
+            return 0;
+        }
+        let sources = self.sources();
+        let messages = tokens.iter().filter_map(|token| sources.take(*token));
+        let mut taken = 0;
+        for message in messages {
+            vectors.merge(&vector_of(message));
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Another thread than the vCPU raises an interrupt.
+    fn raise(&self, vectors: &VectorSet) {
+        if !vectors.is_empty() {
+            self.raised().merge(vectors);
+            self.vcpu.wake();
+        }
+    }
+
+    fn forward(&self) {
+        while !self.stop.load(Ordering::SeqCst) {
+            let mut vectors = VectorSet::new();
+            let tokens = self.events().wait(None);
+            let taken = self.take(&tokens, &mut vectors);
+            self.forwarded.fetch_add(taken, Ordering::Relaxed);
+            self.raise(&vectors);
+        }
+    }
+}
+
+/// A message to another address, or of a vector that there is not, is lost.
+fn vector_of(message: MsiMessage) -> VectorSet {
+    let mut vectors = VectorSet::new();
+    if let (MSI_ADDRESS, Ok(vector)) = (message.address, u16::try_from(message.data)) {
+        vectors.insert(vector);
+    }
+    vectors
+}
+
+impl InterruptManager for InterruptController {
+    fn create_source(&self) -> io::Result<SourceId> {
+        self.shared.sources().create()
+    }
+
+    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
+        let mut vectors = VectorSet::new();
+        let shared = &self.shared;
+        let raise = |message| vectors.merge(&vector_of(message));
+        let outcome = shared.sources().update(shared.events(), changes, raise);
+        shared.raise(&vectors);
+        outcome
+    }
+
+    fn destroy_source(&self, source: SourceId) {
+        self.shared.sources().destroy(source);
+    }
+}
+
+impl Interrupts for InterruptController {
+    fn message(&self, vector: u16) -> GuestMessage {
+        debug_assert!(vector < MAX_VECTORS);
+        GuestMessage {
+            address: MSI_ADDRESS,
+            data: vector.into(),
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> VectorSet {
+        let shared = &self.shared;
+        let tokens = shared.vcpu.wait(timeout);
+        let mut vectors = std::mem::take(&mut *shared.raised());
+        let taken = shared.take(&tokens, &mut vectors);
+        shared.delivered.fetch_add(taken, Ordering::Relaxed);
+        vectors
+    }
+
+    fn wake(&self) {
+        self.shared.vcpu.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{eventfd, EventfdFlags};
+    use std::os::fd::{AsFd, OwnedFd};
+
+    use super::*;
+
+    const SOON: Option<Duration> = Some(Duration::ZERO);
+
+    fn new_eventfd(value: u32) -> OwnedFd {
+        eventfd(value, EventfdFlags::empty()).unwrap()
+    }
+
+    fn message(vector: u32) -> MsiMessage {
+        MsiMessage {
+            address: MSI_ADDRESS,
+            data: vector,
+        }
+    }
+
+    fn arm(fd: &OwnedFd, source: SourceId, vector: u32) -> SourceChange<'_> {
+        SourceChange::Arm {
+            source,
+            eventfd: fd.as_fd(),
+            message: message(vector),
+        }
+    }
+
+    fn disarm(fd: &OwnedFd, source: SourceId) -> SourceChange<'_> {
+        SourceChange::Disarm {
+            source,
+            eventfd: fd.as_fd(),
+        }
+    }
+
+    fn signal(fd: &OwnedFd) {
+        rustix::io::write(fd, &1_u64.to_ne_bytes()).unwrap();
+    }
+
+    fn vectors(set: VectorSet) -> Vec<u16> {
+        set.iter().collect()
+    }
+
+    #[test]
+    fn raises_at_once_what_was_signalled_before_arming() {
+        let controller = InterruptController::new(true).unwrap();
+        let (fd, source) = (new_eventfd(1), controller.create_source().unwrap());
+        controller.update(&[arm(&fd, source, 5)]).unwrap();
+        assert_eq!(vectors(controller.wait(SOON)), [5]);
+        assert!(controller.wait(SOON).is_empty());
+        signal(&fd);
+        assert_eq!(vectors(controller.wait(SOON)), [5]);
+        assert_eq!(controller.delivered(), 2);
+    }
+
+    #[test]
+    fn raises_what_was_signalled_before_disarming_and_drains_it() {
+        let controller = InterruptController::new(true).unwrap();
+        let (fd, source) = (new_eventfd(0), controller.create_source().unwrap());
+        controller.update(&[arm(&fd, source, 5)]).unwrap();
+        signal(&fd);
+        controller.update(&[disarm(&fd, source)]).unwrap();
+        assert_eq!(vectors(controller.wait(SOON)), [5]);
+        signal(&fd);
+        assert!(controller.wait(SOON).is_empty());
+    }
+
+    #[test]
+    fn keeps_sources_on_one_vector_apart() {
+        let controller = InterruptController::new(true).unwrap();
+        let fds = [new_eventfd(0), new_eventfd(0)];
+        let ids = [(); 2].map(|()| controller.create_source().unwrap());
+        let changes = [arm(&fds[0], ids[0], 9), arm(&fds[1], ids[1], 9)];
+        controller.update(&changes).unwrap();
+        controller.update(&[disarm(&fds[0], ids[0])]).unwrap();
+        signal(&fds[1]);
+        assert_eq!(vectors(controller.wait(SOON)), [9]);
+    }
+
+    #[test]
+    fn arms_nothing_when_one_descriptor_is_not_an_eventfd() {
+        let controller = InterruptController::new(true).unwrap();
+        let fds = [
+            new_eventfd(0),
+            std::fs::File::open("/dev/null").unwrap().into(),
+            new_eventfd(0),
+        ];
+        let ids = [(); 3].map(|()| controller.create_source().unwrap());
+        controller.update(&[arm(&fds[2], ids[2], 3)]).unwrap();
+        let changes = [
+            arm(&fds[0], ids[0], 1),
+            arm(&fds[1], ids[1], 2),
+            disarm(&fds[2], ids[2]),
+        ];
+        let error = controller.update(&changes).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        signal(&fds[0]);
+        signal(&fds[2]);
+        assert!(controller.wait(SOON).is_empty());
+        // All can be armed again.
+        controller.update(&[arm(&fds[0], ids[0], 1)]).unwrap();
+        controller.update(&[arm(&fds[2], ids[2], 3)]).unwrap();
+        assert_eq!(vectors(controller.wait(SOON)), [1, 3]);
+    }
+
+    #[test]
+    fn forwards_through_a_thread_without_irqfds() {
+        let controller = InterruptController::new(false).unwrap();
+        let (fd, source) = (new_eventfd(0), controller.create_source().unwrap());
+        controller.update(&[arm(&fd, source, 5)]).unwrap();
+        signal(&fd);
+        assert_eq!(vectors(controller.wait(None)), [5]);
+        assert_eq!((controller.delivered(), controller.forwarded()), (0, 1));
+    }
+
+    #[test]
+    fn ends_the_next_wait_when_woken_before() {
+        let controller = InterruptController::new(true).unwrap();
+        controller.wake();
+        assert!(controller.wait(None).is_empty());
+        assert!(controller.wait(SOON).is_empty());
+    }
+
+    #[test]
+    fn does_not_spin_on_a_semaphore_that_stays_readable() {
+        let controller = InterruptController::new(true).unwrap();
+        let fd = eventfd(1000, EventfdFlags::SEMAPHORE).unwrap();
+        let source = controller.create_source().unwrap();
+        controller.update(&[arm(&fd, source, 5)]).unwrap();
+        assert_eq!(vectors(controller.wait(SOON)), [5]);
+        assert!(controller.wait(SOON).is_empty());
+    }
+}
