@@ -17,12 +17,21 @@
 
 extern crate alloc;
 
+mod common;
+mod device;
 #[cfg(feature = "emulated")]
 pub mod emulated;
+mod error;
+#[cfg(test)]
+mod fake;
+mod pci;
+mod queue;
 mod transport;
 mod vectors;
 mod window;
 
+pub use device::{Device, Events, Inbound, Outbound, Status};
+pub use error::Error;
 pub use transport::{DmaMemory, InterruptMode, MsiMessage, Transport, Wake};
 pub use vectors::{VectorSet, MAX_VECTORS};
 pub use window::{Window, WindowError, Word};
