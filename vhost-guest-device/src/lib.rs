@@ -14,6 +14,7 @@ mod fd;
 mod interrupts;
 mod journal;
 mod listener;
+mod memory;
 mod pci;
 mod poller;
 mod queue;

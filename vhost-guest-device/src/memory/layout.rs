@@ -1,0 +1,300 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Where things are in the window: numbers only, nothing is mapped here.
+
+use std::collections::BTreeMap;
+
+use super::placing::Placing;
+use crate::fd::FileIdentity;
+
+/// Offsets in the window are congruent to file offsets modulo this at least,
+/// or huge pages are lost. The window's first 2 MiB stay empty, so that no
+/// valid address is 0.
+pub(super) const ALIGNMENT: u64 = 2 << 20;
+
+/// A run of bytes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) file: FileIdentity,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+}
+
+impl Extent {
+    /// Where it ends in its file. Extents are made within existing files, whose
+    /// sizes are far from the end of `u64`.
+    pub(super) fn end(&self) -> u64 {
+        self.offset.saturating_add(self.length)
+    }
+}
+
+/// An extent that is to be in the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) extent: Extent,
+    /// The modulus of its congruence: a power of two, [`ALIGNMENT`] or more.
+    pub(super) alignment: u64,
+    /// Where it should be, because it is or was there.
+    pub(super) before: Option<u64>,
+    pub(super) space: Space,
+}
+
+/// What space a [`Wanted`] extent is put into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Space {
+    /// Space kept for the whole file, this many bytes, if there is room.
+    File(u64),
+    /// Space of its own, that no other extent of the file is put into.
+    Alone,
+}
+
+/// Window space that is kept for a part of a file: byte `file_start + n` of
+/// the file, if it is mapped at all, is at byte `n` of the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Arena {
+    file: FileIdentity,
+    file_start: u64,
+    length: u64,
+    alone: bool,
+}
+
+/// Something that is mapped, in one piece, at some window offset.
+pub(super) type Piece = Extent;
+
+/// What has to be done to get from one layout to the next.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The layout when all is mapped that has to be, and nothing unmapped yet.
+    pub(super) layout: Layout,
+    /// Where each wanted extent is, in their order.
+    pub(super) positions: Vec<u64>,
+    /// What has to be mapped: for which wanted extent, and where.
+    pub(super) map: Vec<(usize, u64, Piece)>,
+    /// Window offsets of the pieces that are not needed any more.
+    pub(super) retire: Vec<u64>,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlan {
+    /// The window is too small, or too crowded.
+    NoRoom,
+    /// More pieces than allowed.
+    TooManyPieces,
+}
+
+/// Which parts of which files are mapped in the window, and for which space is
+/// kept.
+///
+/// The driver's ring addresses are offsets in the window, and backends
+/// translate frontend addresses to them only when they are told a ring's
+/// address; not again when the memory table changes. So what stays must stay
+/// where it is, and what goes and comes back should come back to its place:
+/// space is kept for whole files where there is room. (vhost-guest
+/// specification, placement.)
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    window_size: u64,
+    max_pieces: usize,
+    /// By window offset; they do not overlap.
+    arenas: BTreeMap<u64, Arena>,
+    /// By window offset; each lies in an arena.
+    pieces: BTreeMap<u64, Piece>,
+}
+
+impl Layout {
+    /// An empty window.
+    pub(super) fn new(window_size: u64, max_pieces: usize) -> Self {
+        Self {
+            window_size,
+            max_pieces,
+            arenas: BTreeMap::new(),
+            pieces: BTreeMap::new(),
+        }
+    }
+
+    /// What is mapped, by window offset.
+    pub(super) fn pieces(&self) -> &BTreeMap<u64, Piece> {
+        &self.pieces
+    }
+
+    /// The piece that is mapped at a window offset.
+    pub(super) fn piece_at(&self, window_offset: u64) -> Option<(u64, Piece)> {
+        let (&at, piece) = self.pieces.range(..=window_offset).next_back()?;
+        (window_offset - at < piece.length).then_some((at, *piece))
+    }
+
+    #[cfg(test)]
+    pub(super) fn arena_count(&self) -> usize {
+        self.arenas.len()
+    }
+
+    /// Takes note that something is mapped after all.
+    pub(super) fn insert(&mut self, window_offset: u64, piece: Piece) {
+        self.pieces.insert(window_offset, piece);
+    }
+
+    /// Takes note that a piece is not mapped any more.
+    pub(super) fn remove(&mut self, window_offset: u64) {
+        self.pieces.remove(&window_offset);
+    }
+
+    /// Gives up all space, for what is mapped too: only good when nothing more
+    /// is going to be mapped beside that.
+    pub(super) fn forget_space(&mut self) {
+        self.arenas.clear();
+    }
+
+    /// Tells whether a piece of this file is mapped.
+    pub(super) fn uses(&self, file: FileIdentity) -> bool {
+        self.pieces.values().any(|piece| piece.file == file)
+    }
+
+    /// Finds places for `wanted`, all of which are in the window afterwards,
+    /// and nothing else.
+    ///
+    /// No two overlap, whatever they do in their files. What is mapped stays
+    /// where it is as long as all of it is wanted; a piece of which only a part
+    /// is wanted cannot be cut while the guest uses it, so what is wanted of it
+    /// gets another place.
+    pub(super) fn plan(&self, wanted: &[Wanted]) -> Result<Plan, NoPlan> {
+        // Space that is kept without need is given up only if need be.
+        let generous = if self.arenas.len() > self.max_pieces.saturating_mul(2) {
+            Err(NoPlan::NoRoom)
+        } else {
+            self.plan_in(self.clone(), wanted, false)
+        };
+        generous.or_else(|_| {
+            let mut trimmed = self.clone();
+            trimmed.trim();
+            self.plan_in(trimmed, wanted, true)
+        })
+    }
+
+    fn plan_in(&self, mut next: Self, wanted: &[Wanted], frugal: bool) -> Result<Plan, NoPlan> {
+        let mut placing = Placing::new(wanted);
+        placing.keep_places(&next);
+        placing.use_arenas(&next);
+        placing.leave_cut_pieces(&self.pieces);
+        placing
+            .place_rest(&mut next, frugal)
+            .ok_or(NoPlan::NoRoom)?;
+        let retire: Vec<_> = self
+            .pieces
+            .iter()
+            .filter(|(at, piece)| !placing.covers(**at, piece.length))
+            .map(|(at, _)| *at)
+            .collect();
+        let (positions, map) = placing.missing(&self.pieces).ok_or(NoPlan::NoRoom)?;
+        for (_, at, piece) in &map {
+            next.pieces.insert(*at, *piece);
+        }
+        if next.pieces.len() > self.max_pieces {
+            return Err(NoPlan::TooManyPieces);
+        }
+        Ok(Plan {
+            layout: next,
+            positions,
+            map,
+            retire,
+        })
+    }
+
+    /// Gives up all space in which nothing is mapped, but between pieces.
+    fn trim(&mut self) {
+        let arenas = std::mem::take(&mut self.arenas);
+        for (start, arena) in arenas {
+            let inside = || self.pieces.range(start..start + arena.length);
+            let (Some((&first, _)), Some((&last, end))) = (inside().next(), inside().next_back())
+            else {
+                continue;
+            };
+            let trimmed = Arena {
+                file_start: arena.file_start + (first - start),
+                length: last + end.length - first,
+                ..arena
+            };
+            self.arenas.insert(first, trimmed);
+        }
+    }
+
+    /// Where an arena that starts at `start` has the extent, if it has it.
+    fn position_in(start: u64, arena: &Arena, wanted: &Wanted) -> Option<u64> {
+        let extent = &wanted.extent;
+        let offset = extent.offset.checked_sub(arena.file_start)?;
+        let fits = arena.file == extent.file
+            && arena.alone == (wanted.space == Space::Alone)
+            && offset <= arena.length
+            && extent.length <= arena.length - offset;
+        fits.then_some(start + offset)
+    }
+
+    /// Where the arenas have the extent.
+    pub(super) fn positions<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = u64> + 'a {
+        self.arenas
+            .iter()
+            .filter_map(|(start, arena)| Self::position_in(*start, arena, wanted))
+    }
+
+    /// Tells whether an arena has the extent at `position`.
+    pub(super) fn has(&self, wanted: &Wanted, position: u64) -> bool {
+        let arena = self.arenas.range(..=position).next_back();
+        arena.is_some_and(|(start, arena)| {
+            Self::position_in(*start, arena, wanted) == Some(position)
+        })
+    }
+
+    /// Tells whether nothing is mapped in a range.
+    pub(super) fn is_blank(&self, start: u64, length: u64) -> bool {
+        let before = self.pieces.range(..start + length).next_back();
+        before.is_none_or(|(at, piece)| at + piece.length <= start)
+    }
+
+    /// Makes an arena for the extent, for the whole of its file if that was
+    /// asked for, is allowed, and there is room. Returns the extent's position.
+    pub(super) fn make_arena(&mut self, wanted: &Wanted, frugal: bool) -> Option<u64> {
+        let extent = &wanted.extent;
+        let just_it = (extent.offset, extent.length);
+        let whole = match wanted.space {
+            Space::File(size) if !frugal => self
+                .arenas
+                .values()
+                .all(|arena| arena.file != extent.file || arena.alone)
+                .then(|| (0, size.max(extent.end()))),
+            Space::File(_) | Space::Alone => None,
+        };
+        let choices = whole.into_iter().chain([just_it]);
+        let (start, (file_start, length)) = choices
+            .filter_map(|choice| Some((self.gap(choice.0, choice.1, wanted.alignment)?, choice)))
+            .next()?;
+        let arena = Arena {
+            file: extent.file,
+            file_start,
+            length,
+            alone: wanted.space == Space::Alone,
+        };
+        self.arenas.insert(start, arena);
+        Some(start + (extent.offset - file_start))
+    }
+
+    /// The lowest free range of `length` bytes that is congruent to
+    /// `file_start`.
+    fn gap(&self, file_start: u64, length: u64, alignment: u64) -> Option<u64> {
+        let residue = file_start % alignment;
+        let mut from = ALIGNMENT;
+        let mut arenas = self.arenas.iter();
+        loop {
+            // The next offset from `from` on that has the residue.
+            let ahead = residue.wrapping_sub(from) % alignment;
+            let start = from.checked_add(ahead)?;
+            let end = start.checked_add(length)?;
+            match arenas.next() {
+                Some((&next, arena)) if next < end => from = from.max(next + arena.length),
+                Some(_) => return Some(start),
+                None => return (end <= self.window_size).then_some(start),
+            }
+        }
+    }
+}

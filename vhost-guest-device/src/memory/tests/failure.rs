@@ -1,0 +1,202 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The VMM fails: all or nothing, and never a silent leak.
+
+use std::io::ErrorKind;
+
+use super::*;
+
+/// A bench with a table of two files, and the table that is to replace it.
+fn about_to_replace<'a>(
+    files: &'a [TestFile; 4],
+) -> (
+    Bench,
+    [(Region, &'a TestFile); 2],
+    [(Region, &'a TestFile); 3],
+) {
+    let mut bench = Bench::new();
+    let [a, b, c, d] = files;
+    let before = [(region(0, MIB, 0), a), (region(16 * MIB, MIB, 0), b)];
+    let after = [
+        (region(0, 2 * MIB, 0), a),
+        (region(8 * MIB, MIB, MIB), c),
+        (region(24 * MIB, MIB, 0), d),
+    ];
+    bench.replaced(&before);
+    (bench, before, after)
+}
+
+fn four_files() -> [TestFile; 4] {
+    [1, 2, 3, 4].map(|name| TestFile::new(name, 4 * MIB))
+}
+
+#[test]
+fn a_failed_map_leaves_the_old_table_and_nothing_else() {
+    let files = four_files();
+    for n in 0..3 {
+        let (mut bench, before, after) = about_to_replace(&files);
+        let mapped = bench.vmm.mappings();
+        bench.vmm.fail_nth(n, ErrorKind::OutOfMemory);
+        let error = bench.replace(&after).unwrap_err();
+        assert!(matches!(error, MemoryError::Map(_)), "{error}");
+        assert!(error.is_environment() && !error.is_fatal());
+        assert_eq!(bench.vmm.mappings(), mapped);
+        bench.check(&before);
+        assert!(!bench.memory.is_pending());
+        // And it works when the VMM does.
+        bench.replaced(&after);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_mapped_is_the_frontends_fault() {
+    let files = four_files();
+    let (mut bench, before, after) = about_to_replace(&files);
+    bench.vmm.fail_nth(0, ErrorKind::PermissionDenied);
+    let error = bench.replace(&after).unwrap_err();
+    assert!(matches!(error, MemoryError::NotMappable(_)), "{error}");
+    assert!(!error.is_environment() && !error.is_fatal());
+    bench.check(&before);
+}
+
+#[test]
+fn a_failed_unmap_is_fatal_and_revoking_tries_again() {
+    let files = four_files();
+    let (mut bench, _, after) = about_to_replace(&files);
+    let (_, ticket) = bench.replace(&after).unwrap();
+    bench.vmm.fail_nth(0, ErrorKind::Other);
+    let error = bench.memory.settle(ticket, Outcome::Done).unwrap_err();
+    assert!(matches!(error, MemoryError::Unmap(_)), "{error}");
+    assert!(error.is_fatal() && error.is_environment());
+    bench.check_books();
+
+    let error = bench.replace(&after).unwrap_err();
+    assert!(matches!(error, MemoryError::Dead), "{error}");
+    assert!(error.is_fatal());
+    bench.memory.revoke().unwrap();
+    assert_eq!(bench.vmm.mappings(), []);
+    assert!(
+        matches!(bench.replace(&after), Err(MemoryError::Dead)),
+        "once is enough"
+    );
+}
+
+#[test]
+fn revoking_goes_on_after_a_failure() {
+    let files = four_files();
+    for n in 0..2 {
+        let (mut bench, _, _) = about_to_replace(&files);
+        bench.vmm.fail_nth(n, ErrorKind::Other);
+        let error = bench.memory.revoke().unwrap_err();
+        assert!(error.is_fatal());
+        assert_eq!(bench.vmm.mappings().len(), 1);
+        bench.check_books();
+        bench.memory.revoke().unwrap();
+        assert_eq!(bench.vmm.mappings(), []);
+    }
+}
+
+#[test]
+fn what_cannot_be_undone_is_still_in_the_books() {
+    struct Stubborn(TestVmm);
+    impl SharedMemoryMapper for Stubborn {
+        fn map(
+            &self,
+            at: u64,
+            fd: std::os::fd::BorrowedFd<'_>,
+            offset: u64,
+            length: u64,
+        ) -> io::Result<()> {
+            self.0.map(at, fd, offset, length)
+        }
+        fn unmap(&self, _: u64, _: u64) -> io::Result<()> {
+            Err(io::Error::other("no"))
+        }
+        fn place(&self, _: Option<u64>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let vmm = Arc::new(Stubborn(TestVmm::new()));
+    let mut bench = Bench::new();
+    bench.memory = Memory::new(Arc::clone(&vmm) as _, bench.memory.limits);
+    vmm.0.fail_nth(1, ErrorKind::OutOfMemory);
+    let [a, b, ..] = &four_files();
+    let error = bench
+        .replace(&[(region(0, MIB, 0), a), (region(MIB, MIB, 0), b)])
+        .unwrap_err();
+    assert!(error.is_fatal(), "{error}");
+    assert_eq!(vmm.0.mappings().len(), 1);
+    assert_eq!(bench.memory.mapped_bytes(), MIB);
+    assert!(bench.memory.revoke().unwrap_err().is_fatal());
+    assert_eq!(bench.memory.mapped_bytes(), MIB);
+}
+
+#[test]
+fn truncated_memory_is_withdrawn() {
+    let files = four_files();
+    let (mut bench, before, after) = about_to_replace(&files);
+    assert!(!bench.memory.withdraw(None).unwrap(), "all is well");
+    ftruncate(&files[1].fd, MIB / 2).unwrap();
+    assert!(bench.memory.withdraw(None).unwrap());
+    assert_eq!(bench.vmm.mappings().len(), 1);
+    bench.check_books();
+    assert!(!bench.memory.withdraw(None).unwrap(), "it is gone already");
+
+    let error = bench.replace(&after).unwrap_err();
+    assert!(matches!(error, MemoryError::Withdrawn), "{error}");
+    bench.memory.revoke().unwrap();
+    ftruncate(&files[1].fd, 4 * MIB).unwrap();
+    bench.replaced(&before);
+}
+
+#[test]
+fn memory_that_faulted_is_withdrawn_whatever_its_size() {
+    let files = four_files();
+    let (mut bench, before, _) = about_to_replace(&files);
+    let place = bench
+        .memory
+        .translate(before[0].0.user_address(), 1)
+        .unwrap();
+    assert!(!bench.memory.withdraw(Some(0)).unwrap());
+    assert!(!bench.memory.withdraw(Some(place + MIB)).unwrap());
+    assert!(!bench.memory.withdraw(Some(u64::MAX)).unwrap());
+    assert!(bench.memory.withdraw(Some(place + MIB - 1)).unwrap());
+    assert_eq!(bench.vmm.mappings().len(), 1);
+}
+
+#[test]
+fn the_page_of_a_last_byte_is_not_withdrawn() {
+    let mut bench = Bench::new();
+    let log = TestFile::new(1, 0x1001);
+    let (_, ticket) = bench.area(Area::Log, &log, 0, 0x1001).unwrap();
+    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    assert!(!bench.memory.withdraw(None).unwrap());
+    ftruncate(&log.fd, 0x1000).unwrap();
+    assert!(bench.memory.withdraw(None).unwrap());
+}
+
+#[test]
+fn memory_can_be_withdrawn_while_a_change_is_pending() {
+    let files = four_files();
+    let (mut bench, _, after) = about_to_replace(&files);
+    let (_, ticket) = bench.replace(&after).unwrap();
+    ftruncate(&files[1].fd, 0).unwrap();
+    ftruncate(&files[2].fd, 0).unwrap();
+    assert!(bench.memory.withdraw(None).unwrap());
+    bench.memory.settle(ticket, Outcome::Refused).unwrap();
+    bench.check_books();
+    bench.memory.revoke().unwrap();
+    assert_eq!(bench.vmm.mappings(), []);
+}
+
+#[test]
+fn a_withdrawal_that_fails_is_fatal() {
+    let files = four_files();
+    let (mut bench, ..) = about_to_replace(&files);
+    ftruncate(&files[0].fd, 0).unwrap();
+    bench.vmm.fail_nth(0, ErrorKind::Other);
+    assert!(bench.memory.withdraw(None).unwrap_err().is_fatal());
+    bench.check_books();
+}

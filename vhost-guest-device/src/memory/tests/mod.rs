@@ -1,0 +1,178 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A window in a VMM on paper, and files to put into it.
+
+mod area;
+mod failure;
+mod hostile;
+mod placement;
+mod table;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
+use vhost_guest_vmm_traits::test_utils::TestVmm;
+
+use super::*;
+use crate::fd::Reaper;
+
+const PAGE: u64 = 0x1000;
+const MIB: u64 = 1 << 20;
+const WINDOW: u64 = 64 * MIB;
+
+/// A file of memory.
+struct TestFile {
+    fd: OwnedFd,
+    name: u64,
+}
+
+impl TestFile {
+    fn new(name: u64, size: u64) -> Self {
+        let fd = memfd_create("memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&fd, size).unwrap();
+        Self { fd, name }
+    }
+
+    /// Writes into the page at `offset` what names it, and returns that.
+    fn tag(&self, offset: u64) -> [u8; 8] {
+        let tag = ((self.name << 32) | (offset / PAGE)).to_ne_bytes();
+        let file = std::fs::File::from(self.fd.try_clone().unwrap());
+        file.write_all_at(&tag, offset).unwrap();
+        tag
+    }
+}
+
+/// A device's memory with its surroundings.
+struct Bench {
+    vmm: Arc<TestVmm>,
+    memory: Memory,
+    reaper: Reaper,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with_limits(WINDOW, 32)
+    }
+
+    fn with_limits(window_size: u64, max_regions: usize) -> Self {
+        let vmm = Arc::new(TestVmm::new());
+        let limits = MemoryLimits {
+            window_size,
+            max_regions,
+            policy: MemoryPolicy::default(),
+        };
+        Self {
+            memory: Memory::new(Arc::clone(&vmm) as _, limits),
+            vmm,
+            reaper: Reaper::spawn(None).unwrap(),
+        }
+    }
+
+    /// The descriptor as a frontend sends it.
+    fn send(&self, file: &TestFile) -> ForeignFd {
+        ForeignFd::new(file.fd.try_clone().unwrap(), &self.reaper)
+    }
+
+    fn table(&self, regions: &[(Region, &TestFile)]) -> MemTable<ForeignFd> {
+        let entries = regions
+            .iter()
+            .map(|(region, file)| (*region, self.send(file)));
+        MemTable::new(entries.collect()).unwrap()
+    }
+
+    fn replace(
+        &mut self,
+        regions: &[(Region, &TestFile)],
+    ) -> Result<(Vec<u64>, Ticket), MemoryError> {
+        let table = self.table(regions);
+        let (moved, ticket) = self.memory.replace(table, &[])?;
+        let places = moved.regions().map(Region::user_address).collect();
+        self.check(regions);
+        Ok((places, ticket))
+    }
+
+    /// A replacement that the driver acknowledges.
+    fn replaced(&mut self, regions: &[(Region, &TestFile)]) -> Vec<u64> {
+        let (places, ticket) = self.replace(regions).unwrap();
+        self.memory.settle(ticket, Outcome::Done).unwrap();
+        self.check(regions);
+        places
+    }
+
+    fn add(&mut self, region: Region, file: &TestFile) -> Result<(u64, Ticket), MemoryError> {
+        let fd = self.send(file);
+        let (moved, ticket) = self.memory.add(MemRegion { region, fd }, &[])?;
+        Ok((moved.region.user_address(), ticket))
+    }
+
+    fn added(&mut self, region: Region, file: &TestFile) -> u64 {
+        let (place, ticket) = self.add(region, file).unwrap();
+        self.memory.settle(ticket, Outcome::Done).unwrap();
+        place
+    }
+
+    fn area(
+        &mut self,
+        area: Area,
+        file: &TestFile,
+        offset: u64,
+        size: u64,
+    ) -> Result<(u64, Ticket), MemoryError> {
+        let fd = self.send(file);
+        self.memory.place_area(area, fd, offset, size)
+    }
+
+    /// Makes sure that the table is `regions`, and that the guest finds the
+    /// right bytes where the table says.
+    fn check(&self, regions: &[(Region, &TestFile)]) {
+        self.check_books();
+        assert_eq!(self.memory.region_count(), regions.len());
+        let mut places = Vec::new();
+        for (region, file) in regions {
+            let place = self.memory.translate(region.user_address(), region.size());
+            let place = place.expect("a region has its place");
+            let last = region.size() - PAGE;
+            for offset in [0, last / 2 & !(PAGE - 1), last] {
+                let tag = file.tag(region.mmap_offset() + offset);
+                let mut bytes = [0; 8];
+                self.vmm
+                    .read_window(place + offset, &mut bytes)
+                    .expect("it is mapped");
+                assert_eq!(bytes, tag);
+            }
+            assert_eq!(place % (2 * MIB), region.mmap_offset() % (2 * MIB));
+            places.push((place, place + region.size()));
+        }
+        places.sort_unstable();
+        assert!(
+            places.windows(2).all(|two| two[0].1 <= two[1].0),
+            "overlap: {places:x?}"
+        );
+    }
+
+    /// Makes sure that the books agree with what is mapped.
+    fn check_books(&self) {
+        let pieces = self.memory.layout.pieces();
+        let books: Vec<_> = pieces
+            .iter()
+            .map(|(at, p)| (*at, p.offset, p.length))
+            .collect();
+        let mapped = self.vmm.mappings();
+        assert_eq!(books, mapped);
+        for (at, _, length) in mapped {
+            assert!(at >= 2 * MIB && at + length <= self.memory.limits.window_size);
+        }
+        let used: Vec<_> = self.memory.files.keys().copied().collect();
+        assert!(used.iter().all(|file| self.memory.layout.uses(*file)));
+        assert!(pieces.values().all(|piece| used.contains(&piece.file)));
+    }
+}
+
+/// A region at `guest_address`, whose user address is as far up as usual.
+fn region(guest_address: u64, size: u64, mmap_offset: u64) -> Region {
+    let user_address = 0x7f00_0000_0000 + guest_address;
+    Region::new(guest_address, size, user_address, mmap_offset).unwrap()
+}
