@@ -79,9 +79,6 @@ impl Invalid {
 /// Why a message cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Reason {
-    /// The header contradicts the protocol.
-    #[error("header: {0}")]
-    Header(#[source] Invalid),
     /// The REPLY flag is set where a request is due.
     #[error("is a reply where a request is due")]
     NotRequest,
@@ -102,7 +99,7 @@ pub enum Reason {
         actual: usize,
     },
     /// A field of the payload is wrong.
-    #[error("{0}")]
+    #[error(transparent)]
     Field(#[from] Invalid),
 }
 

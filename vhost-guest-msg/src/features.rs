@@ -107,8 +107,8 @@ impl ProtocolFeatures {
         .union(Self::REPLY_ACK)
         .union(Self::GET_VRING_BASE_INFLIGHT);
 
-    /// The features that a device can let through: those whose messages the
-    /// [catalog] has a forwarding verdict for, all of them.
+    /// The features that a device can let through: those that no refused
+    /// message of the catalog depends on, and that it has messages for.
     #[must_use]
     pub const fn forwardable() -> Self {
         let (forwarded, refused) = catalog::gates();

@@ -38,7 +38,7 @@ pub enum Progress<'a, F> {
 pub enum FrameReason {
     /// The header is wrong.
     #[error("header: {0}")]
-    Header(#[from] Invalid),
+    Header(Invalid),
     /// The message is larger than the limit.
     #[error("message {code} has {size} payload bytes, more than the limit allows")]
     TooLarge {
@@ -197,7 +197,7 @@ impl<F> Framer<F> {
     fn parse_header(&self) -> Result<Header, FrameReason> {
         let bytes = self.buffer.first_chunk();
         let bytes = bytes.ok_or(FrameReason::Truncated(self.filled))?;
-        let header = Header::parse(bytes, self.endian)?;
+        let header = Header::parse(bytes, self.endian).map_err(FrameReason::Header)?;
         check_size(&header, self.buffer.len())?;
         Ok(header)
     }
@@ -229,7 +229,7 @@ pub fn decode_whole<'a>(
 ) -> Result<Frame<'a, ()>, FrameReason> {
     let truncated = FrameReason::Truncated(buffer.len());
     let (bytes, rest) = buffer.split_first_chunk().ok_or(truncated)?;
-    let header = Header::parse(bytes, endian)?;
+    let header = Header::parse(bytes, endian).map_err(FrameReason::Header)?;
     check_size(&header, limits.max_message_size)?;
     let size = header.size as usize;
     let body = rest.get(..size).ok_or(truncated)?;

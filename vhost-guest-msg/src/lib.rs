@@ -64,6 +64,11 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+/// The README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod body;
 mod catalog;
 mod endian;

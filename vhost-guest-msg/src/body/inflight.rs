@@ -166,10 +166,10 @@ impl<F> SetInflight<F> {
         &self.inflight
     }
 
-    /// The memory that it is in.
+    /// The record, and the memory that it is in.
     #[must_use]
-    pub fn into_fd(self) -> F {
-        self.fd
+    pub fn into_parts(self) -> (Inflight, F) {
+        (self.inflight, self.fd)
     }
 
     /// The same record at another offset.

@@ -222,6 +222,12 @@ impl<F> MemTable<F> {
         self.entries.iter().map(|(region, _)| region)
     }
 
+    /// The regions with their descriptors, borrowed.
+    #[must_use]
+    pub fn entries(&self) -> &[(Region, F)] {
+        &self.entries
+    }
+
     /// The regions with their descriptors, in the message's order.
     #[must_use]
     pub fn into_entries(self) -> Vec<(Region, F)> {
