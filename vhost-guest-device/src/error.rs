@@ -14,6 +14,9 @@
 
 use std::io;
 
+use crate::memory::MemoryError;
+use crate::registers::ServiceError;
+
 /// Why a [`Builder`](crate::Builder) could not make a device.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,6 +75,27 @@ impl Fault {
     /// A guest's fault, from anything that can be printed.
     pub(crate) fn guest(reason: impl ToString) -> Self {
         Self::Guest(reason.to_string())
+    }
+}
+
+impl From<ServiceError> for Fault {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Refused(error) => Self::Environment(error),
+            ServiceError::Dead(error) => Self::Dead(error),
+        }
+    }
+}
+
+impl From<MemoryError> for Fault {
+    fn from(error: MemoryError) -> Self {
+        if error.is_fatal() {
+            Self::Dead(io::Error::other(error))
+        } else if error.is_environment() {
+            Self::Environment(io::Error::other(error))
+        } else {
+            Self::frontend(error)
+        }
     }
 }
 

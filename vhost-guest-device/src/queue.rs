@@ -16,6 +16,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
 use crate::error::Fault;
+use crate::virtio::common_config::QueueSetup;
 
 /// Descriptors that one buffer may consist of. Announced to the driver as
 /// `max_chained_rx_descriptors` and `max_chained_tx_descriptors`.
@@ -23,19 +24,6 @@ pub(crate) const MAX_CHAIN: u16 = 16;
 
 /// Virtqueues of the device while it has no migration queues.
 pub(crate) const QUEUES: u16 = 4;
-
-/// Where the driver put a queue, from the common configuration.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rings {
-    /// `queue_size`.
-    pub size: u16,
-    /// `queue_desc`, guest physical or I/O virtual.
-    pub descriptors: u64,
-    /// `queue_driver`.
-    pub avail: u64,
-    /// `queue_device`.
-    pub used: u64,
-}
 
 /// A guest buffer that waits for a message.
 #[derive(Debug)]
@@ -60,7 +48,7 @@ impl MessageQueue {
     pub(crate) fn open<M: GuestMemory>(
         index: u16,
         max_size: u16,
-        rings: Rings,
+        rings: QueueSetup,
         event_idx: bool,
         memory: &M,
     ) -> Result<Self, Fault> {

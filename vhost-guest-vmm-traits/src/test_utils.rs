@@ -330,7 +330,7 @@ impl SharedMemoryMapper for TestVmm {
             "map at {window_offset:#x} over a mapping"
         );
         assert!(
-            (window_offset | fd_offset | length) % 4096 == 0,
+            (window_offset | fd_offset | length).is_multiple_of(4096),
             "map of parts of pages"
         );
         let mapping = Mapping {

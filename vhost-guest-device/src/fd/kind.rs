@@ -178,7 +178,7 @@ impl fmt::Debug for EventFd {
 
 /// Which files a frontend may share as memory.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct MemoryPolicy {
+pub struct MemoryPolicy {
     /// Insist on `F_SEAL_SHRINK`. Without it a frontend can truncate its
     /// memory, and a vCPU of this VM stumbles over it; the device then wants
     /// to hear of the fault.
@@ -186,11 +186,11 @@ pub(crate) struct MemoryPolicy {
     /// The device never adds the seal itself: `F_ADD_SEALS` takes the inode's
     /// lock, which a frontend holds for as long as it likes by writing to the
     /// file from memory that it does not let the kernel read.
-    pub(crate) sealed_size: bool,
+    pub sealed_size: bool,
     /// Accept regular files of any file system, not only memfd, tmpfs and
     /// hugetlbfs. Mapping, truncating and closing them is in the hands of
     /// their file system, which for FUSE means: of a peer.
-    pub(crate) any_file_system: bool,
+    pub any_file_system: bool,
 }
 
 /// Names a file for as long as some descriptor keeps it alive.
@@ -315,6 +315,12 @@ impl ChannelSocket {
             return Err(FdError::NamedPeer);
         }
         Ok(Self { fd })
+    }
+}
+
+impl From<ChannelSocket> for ForeignFd {
+    fn from(socket: ChannelSocket) -> Self {
+        socket.fd
     }
 }
 

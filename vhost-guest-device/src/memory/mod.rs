@@ -253,6 +253,14 @@ impl Memory {
         self.pending.is_some()
     }
 
+    /// Tells whether the pending change takes something away, so that only the
+    /// driver's reply can end it.
+    pub(crate) fn needs_proof(&self) -> bool {
+        self.pending
+            .as_ref()
+            .is_some_and(|pending| !pending.retired.is_empty())
+    }
+
     /// Ends a change, now that the driver has replied: unmaps what it does not
     /// need any more, or takes the change back. A ticket of the past has no
     /// effect.

@@ -23,7 +23,7 @@ fn mock(memory: &GuestMemoryMmap) -> MockSplitQueue<'_, GuestMemoryMmap> {
 }
 
 fn open(memory: &GuestMemoryMmap, mock: &MockSplitQueue<'_, GuestMemoryMmap>) -> MessageQueue {
-    let rings = Rings {
+    let rings = QueueSetup {
         size: 8,
         descriptors: mock.desc_table_addr().raw_value(),
         avail: mock.avail_addr().raw_value(),
@@ -248,7 +248,7 @@ fn refuses_a_chain_longer_than_announced() {
 #[test]
 fn refuses_rings_that_are_misaligned_or_not_in_memory() {
     let memory = memory();
-    let good = Rings {
+    let good = QueueSetup {
         size: 8,
         descriptors: 0x1000,
         avail: 0x2000,
@@ -256,27 +256,27 @@ fn refuses_rings_that_are_misaligned_or_not_in_memory() {
     };
     assert!(MessageQueue::open(0, 8, good, true, &memory).is_ok());
     let bad = [
-        Rings { size: 0, ..good },
-        Rings { size: 16, ..good },
-        Rings { size: 3, ..good },
-        Rings {
+        QueueSetup { size: 0, ..good },
+        QueueSetup { size: 16, ..good },
+        QueueSetup { size: 3, ..good },
+        QueueSetup {
             descriptors: 0x1008,
             ..good
         },
-        Rings {
+        QueueSetup {
             avail: 0x2001,
             ..good
         },
-        Rings {
+        QueueSetup {
             used: 0x3002,
             ..good
         },
-        Rings { avail: 0, ..good },
-        Rings {
+        QueueSetup { avail: 0, ..good },
+        QueueSetup {
             used: u64::MAX - 3,
             ..good
         },
-        Rings {
+        QueueSetup {
             descriptors: 0x10_0000,
             ..good
         },

@@ -1,0 +1,175 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a VMM chooses, what it lends, and how a device is made of it.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use rustix::process::{getrlimit, Resource};
+use vhost_guest_vmm_traits::{
+    DeviceNotifier, InterruptManager, IoEventFdRegistrar, SharedMemoryMapper, ThreadHook,
+};
+use vm_memory::GuestAddressSpace;
+
+use crate::error::BuildError;
+use crate::fd::MemoryPolicy;
+use crate::function::VhostGuest;
+
+/// Largest number of vrings: their index is 8 bits wide in some messages.
+const MAX_VHOST_QUEUES: u16 = 256;
+/// Smallest window: 2 MiB stay unused at its start, and something must fit.
+const MIN_WINDOW: u64 = 4 << 20;
+/// Memory slots that the device carries, as many as other backends do.
+pub(crate) const MEMORY_SLOTS: usize = 509;
+/// Descriptors besides those of vrings and memory.
+const FIXED_DESCRIPTORS: u64 = 32;
+
+/// What a VMM lends to a device: the traits of `vhost-guest-vmm-traits`, and
+/// the memory of the guest that the device is plugged into.
+pub struct Services<M> {
+    /// Turns eventfds into interrupts.
+    pub interrupts: Arc<dyn InterruptManager>,
+    /// Turns guest stores into eventfds.
+    pub doorbells: Arc<dyn IoEventFdRegistrar>,
+    /// Maps frontend memory into this device's window.
+    pub window: Arc<dyn SharedMemoryMapper>,
+    /// The guest's memory, in which the device's own queues are.
+    pub memory: M,
+    /// Hears of faults, if the VMM wants to.
+    pub notifier: Option<Arc<dyn DeviceNotifier>>,
+    /// Runs first in each thread of the device.
+    pub thread_hook: Option<Arc<dyn ThreadHook>>,
+}
+
+/// Everything about a device that its VMM chooses.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub queues: u16,
+    pub window_size: u64,
+    pub device_type: u16,
+    pub uuid: [u8; 16],
+    pub memory_policy: MemoryPolicy,
+}
+
+/// Makes a [`VhostGuest`].
+///
+/// See [`VhostGuest`] for an example.
+#[derive(Debug)]
+pub struct Builder {
+    listener: UnixListener,
+    options: Options,
+}
+
+impl Builder {
+    pub(crate) fn new(listener: UnixListener) -> Self {
+        let options = Options {
+            queues: 16,
+            window_size: 1 << 32,
+            device_type: 0,
+            uuid: [0; 16],
+            memory_policy: MemoryPolicy::default(),
+        };
+        Self { listener, options }
+    }
+
+    /// The number of vrings that a frontend may use, 1 to 256. 16 by default.
+    ///
+    /// It decides how many doorbells, kick interrupts and descriptors the
+    /// device needs.
+    #[must_use]
+    pub fn queues(mut self, queues: u16) -> Self {
+        self.options.queues = queues;
+        self
+    }
+
+    /// The size of the window in bytes: a power of two, 4 GiB by default.
+    ///
+    /// It bounds the frontend memory that can be mapped at a time, and the
+    /// memory that a guest can make its VMM allocate by touching a frontend's
+    /// sparse files. It has to fit the guest's physical address width along
+    /// with everything else: a window of 64 GiB cannot be placed by a guest
+    /// with 36 address bits.
+    #[must_use]
+    pub fn window_size(mut self, bytes: u64) -> Self {
+        self.options.window_size = bytes;
+        self
+    }
+
+    /// The virtio device type that the guest is to implement (2 is a disk).
+    /// 0, the default, lets the driver choose.
+    #[must_use]
+    pub fn device_type(mut self, device_type: u16) -> Self {
+        self.options.device_type = device_type;
+        self
+    }
+
+    /// Tells the guest which of several devices this is. Nil by default.
+    #[must_use]
+    pub fn uuid(mut self, uuid: [u8; 16]) -> Self {
+        self.options.uuid = uuid;
+        self
+    }
+
+    /// Which files a frontend may share as memory.
+    #[must_use]
+    pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
+        self.options.memory_policy = policy;
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_parts(self) -> (UnixListener, Options) {
+        (self.listener, self.options)
+    }
+
+    /// Makes the device and starts its thread. The device is not connected to
+    /// a bus yet: its BARs are unassigned.
+    ///
+    /// # Errors
+    ///
+    /// See [`BuildError`].
+    pub fn build<M>(self, services: Services<M>) -> Result<VhostGuest<M>, BuildError>
+    where
+        M: GuestAddressSpace + Send + 'static,
+    {
+        let options = self.options;
+        if !(1..=MAX_VHOST_QUEUES).contains(&options.queues) {
+            return Err(BuildError::Queues(options.queues));
+        }
+        if !options.window_size.is_power_of_two() || options.window_size < MIN_WINDOW {
+            return Err(BuildError::WindowSize(options.window_size));
+        }
+        check_descriptor_limit(options.queues, getrlimit(Resource::Nofile).current)?;
+        VhostGuest::start(self.listener, &options, services)
+    }
+}
+
+/// Refuses to make a device that its frontends could bring to the limit of
+/// open descriptors: kick, call and err for each vring, one for each memory
+/// slot (half of them at a time in practice), and a few.
+fn check_descriptor_limit(queues: u16, limit: Option<u64>) -> Result<(), BuildError> {
+    let needed = 3 * u64::from(queues) + MEMORY_SLOTS as u64 + FIXED_DESCRIPTORS;
+    match limit {
+        Some(limit) if limit < needed => Err(BuildError::DescriptorLimit {
+            queues,
+            needed,
+            limit,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_more_vrings_than_descriptors_and_says_the_figure() {
+        assert!(check_descriptor_limit(16, Some(1024)).is_ok());
+        assert!(check_descriptor_limit(256, None).is_ok());
+        let error = check_descriptor_limit(256, Some(1024)).unwrap_err();
+        assert!(error.to_string().contains("1309"), "{error}");
+    }
+}

@@ -1,0 +1,201 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The PCI function, as a VMM plugs it into its bus.
+
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex};
+
+use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, SharedMemoryMapper};
+use vm_memory::GuestAddressSpace;
+
+use crate::builder::{Builder, Options, Services};
+use crate::device::Device;
+use crate::error::BuildError;
+use crate::pci::{BarMove, BarSpec};
+use crate::statistics::Statistics;
+use crate::worker::{lock, Shared, Worker};
+
+/// A vhost-guest device: a PCI function that serves vhost-user to frontends
+/// from inside a guest.
+///
+/// The VMM routes configuration and BAR accesses of the guest's here, moves
+/// BARs, and reports memory faults. Everything else happens in the device's
+/// own thread, in the kernel, or in the guest.
+///
+/// All methods may be called from any thread. None of them waits for the
+/// frontend or the guest.
+///
+/// # Example
+///
+/// ```no_run
+/// use std::os::unix::net::UnixListener;
+/// use std::sync::Arc;
+///
+/// use vhost_guest_device::{Services, VhostGuest};
+/// # use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, SharedMemoryMapper};
+/// # use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+///
+/// # fn plug(
+/// #     interrupts: Arc<dyn InterruptManager>,
+/// #     doorbells: Arc<dyn IoEventFdRegistrar>,
+/// #     window: Arc<dyn SharedMemoryMapper>,
+/// #     memory: GuestMemoryAtomic<GuestMemoryMmap>,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = UnixListener::bind("/run/disk.sock")?;
+/// let services =
+///     Services { interrupts, doorbells, window, memory, notifier: None, thread_hook: None };
+/// let function = VhostGuest::<GuestMemoryAtomic<GuestMemoryMmap>>::builder(listener)
+///     .queues(4)
+///     .window_size(8 << 30)
+///     .device_type(2)
+///     .build(services)?;
+///
+/// // A configuration cycle of the guest's, from the VMM's PCI bus:
+/// for bar_move in function.config_write(0x04, &[0x06, 0x00]) {
+///     // … re-route the BAR on the memory bus, then:
+///     function.bar_moved(bar_move.bar, bar_move.address)?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct VhostGuest<M: GuestAddressSpace> {
+    device: Shared<M>,
+    worker: Worker,
+    bars: [BarSpec; 3],
+    interrupts: Arc<dyn InterruptManager>,
+    doorbells: Arc<dyn IoEventFdRegistrar>,
+    window: Arc<dyn SharedMemoryMapper>,
+}
+
+impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
+    /// Starts to make a device whose frontends connect to `listener`.
+    pub fn builder(listener: UnixListener) -> Builder {
+        Builder::new(listener)
+    }
+
+    pub(crate) fn start(
+        listener: UnixListener,
+        options: &Options,
+        services: Services<M>,
+    ) -> Result<Self, BuildError> {
+        let interrupts = Arc::clone(&services.interrupts);
+        let doorbells = Arc::clone(&services.doorbells);
+        let window = Arc::clone(&services.window);
+        let hook = services.thread_hook.clone();
+        let device = Device::new(listener, options, services)?;
+        let bars = device.registers.bars();
+        let device = Arc::new(Mutex::new(device));
+        let worker = Worker::start(&device, hook)?;
+        Ok(Self {
+            device,
+            worker,
+            bars,
+            interrupts,
+            doorbells,
+            window,
+        })
+    }
+
+    /// The BARs that the VMM has to find room for.
+    pub fn bars(&self) -> [BarSpec; 3] {
+        self.bars
+    }
+
+    /// The guest reads configuration space: 1, 2 or 4 bytes at `offset`.
+    /// Other accesses are answered too, as far as they make sense.
+    pub fn config_read(&self, offset: u16, data: &mut [u8]) {
+        lock(&self.device).registers.config_read(offset, data);
+    }
+
+    /// The guest writes configuration space.
+    ///
+    /// Returns the BARs that are somewhere else now. The VMM changes the
+    /// routing on its bus and calls [`bar_moved`](Self::bar_moved) for each.
+    #[must_use = "the BARs have moved in the device's mind only"]
+    pub fn config_write(&self, offset: u16, data: &[u8]) -> Vec<BarMove> {
+        let mut device = lock(&self.device);
+        let effects = device.registers.config_write(offset, data);
+        device.apply(effects)
+    }
+
+    /// The guest reads from a BAR, at an address where no memory is mapped.
+    pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
+        lock(&self.device).registers.bar_read(bar, offset, data);
+    }
+
+    /// The guest writes to a BAR, at an address where neither memory nor an
+    /// eventfd is.
+    pub fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        let mut device = lock(&self.device);
+        let effect = device.registers.bar_write(bar, offset, data);
+        // Only configuration space moves BARs.
+        let _ = device.apply(effect);
+    }
+
+    /// A BAR is routed to the device at `guest_address` from now on, or not
+    /// at all: doorbells and mappings move along.
+    ///
+    /// # Errors
+    ///
+    /// One of the VMM's services failed. Doorbells that could not be
+    /// registered reach [`bar_write`](Self::bar_write) instead; a window that
+    /// could not be placed is nowhere.
+    pub fn bar_moved(&self, bar: u8, guest_address: Option<u64>) -> io::Result<()> {
+        lock(&self.device).bar_moved(bar, guest_address)
+    }
+
+    /// A vCPU could not access memory at `guest_address` (`None`: somewhere;
+    /// KVM does not always say).
+    ///
+    /// Frontends can truncate a file after they have shared it. If that is
+    /// what happened, the frontend's fault is recorded, the file is taken out
+    /// of the window, and the answer is `true`: let the vCPU try again.
+    #[must_use = "without an answer the vCPU does not know how to go on"]
+    pub fn memory_fault(&self, guest_address: Option<u64>) -> bool {
+        lock(&self.device).memory_fault(guest_address)
+    }
+
+    /// Takes everything of the frontend's from the guest, now, whatever the
+    /// guest thinks: memory, doorbells, interrupts, connection. For unplugging.
+    ///
+    /// When it returns, the guest has no access any more. Calling it again
+    /// does nothing. The guest can reset the device and serve again.
+    pub fn revoke(&self) {
+        lock(&self.device).revoke();
+    }
+
+    /// What the device has done so far.
+    pub fn statistics(&self) -> Statistics {
+        lock(&self.device).statistics
+    }
+
+    /// Descriptors that a jail must leave open, those of the VMM's services
+    /// included.
+    pub fn fds_to_keep(&self) -> Vec<RawFd> {
+        let mut fds = lock(&self.device).own_fds();
+        fds.extend(self.interrupts.fds_to_keep());
+        fds.extend(self.doorbells.fds_to_keep());
+        fds.extend(self.window.fds_to_keep());
+        fds
+    }
+}
+
+impl<M: GuestAddressSpace> Drop for VhostGuest<M> {
+    fn drop(&mut self) {
+        lock(&self.device).stop();
+        self.worker.join();
+    }
+}
+
+impl<M: GuestAddressSpace> fmt::Debug for VhostGuest<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VhostGuest")
+            .field("bars", &self.bars)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,284 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One handler for each frontend request that is more than passed on.
+//!
+//! [`carry_out`] is the switch: a request with no arm of its own is forwarded
+//! as it is. A handler gets the request with its descriptors, acquires what
+//! the request asks for, and returns the request as the guest is to see it,
+//! without descriptors, together with what is left to do when the guest has
+//! replied. It either does everything or changes nothing.
+
+use vhost_guest_msg::{
+    FrontendRequest, MemRegion, MemTable, OnlyFd, RemMemReg, Verdict, VringAddr, VringFd,
+};
+
+use crate::builder::MEMORY_SLOTS;
+use crate::doorbells::Doorbell;
+use crate::error::{Fault, Refusal};
+use crate::fd::{ChannelSocket, EventFd, FdError, FdKinds, ForeignFd};
+use crate::memory::{Memory, MemoryError, Ticket};
+use crate::registers::{Registers, ServiceError};
+use crate::relay::session::Session;
+
+/// What a handler works on.
+pub(crate) struct Resources<'a> {
+    pub registers: &'a mut Registers,
+    pub memory: &'a mut Memory,
+    pub session: &'a mut Session,
+    pub kinds: &'a FdKinds,
+}
+
+impl Resources<'_> {
+    fn eventfd(&self, fd: Option<ForeignFd>) -> Result<Option<EventFd>, FdError> {
+        fd.map(|fd| EventFd::check(fd, self.kinds)).transpose()
+    }
+}
+
+/// What is left to do when the guest has replied to a request.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// Nothing.
+    Nothing,
+    /// Unmap memory that the request took away; or, if the guest refused,
+    /// undo what it changed.
+    Settle(Ticket, OnRefusal),
+    /// The ring is stopped: its kick and call are disconnected. Frontends
+    /// send them again when they restart it.
+    StopVring(u8),
+    /// Clear what is not carried in the reply.
+    ShowProtocolFeatures,
+    /// The reply is a limit of the backend's that the device has to carry too.
+    AtMost(u64),
+}
+
+/// What a negative acknowledgement of a memory message means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnRefusal {
+    /// ADD and REM: the change is undone.
+    Undo,
+    /// SET_MEM_TABLE: which table the guest uses now is anybody's guess.
+    Disconnect,
+}
+
+/// A request that was carried out, as it goes to the guest.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    pub request: FrontendRequest<()>,
+    /// What follows from the guest's reply.
+    pub then: Then,
+    /// A backend channel that came with the request.
+    pub channel: Option<ChannelSocket>,
+}
+
+impl Forward {
+    fn plain(request: FrontendRequest<()>) -> Self {
+        Self::then(request, Then::Nothing)
+    }
+
+    fn then(request: FrontendRequest<()>, then: Then) -> Self {
+        Self {
+            request,
+            then,
+            channel: None,
+        }
+    }
+}
+
+/// Whether a request changes what is in the window.
+pub(crate) fn changes_memory(request: &FrontendRequest<ForeignFd>) -> bool {
+    use FrontendRequest::{AddMemReg, RemMemReg, SetMemTable};
+    matches!(request, SetMemTable(_) | AddMemReg(_) | RemMemReg(_))
+}
+
+/// Carries out a request of the frontend's.
+pub(crate) fn carry_out(
+    request: FrontendRequest<ForeignFd>,
+    on: &mut Resources<'_>,
+) -> Result<Forward, Refusal> {
+    use FrontendRequest as Request;
+    check_gate(&request, on.session)?;
+    match request {
+        Request::SetFeatures(features) => {
+            on.session.set_features(features)?;
+            Ok(Forward::plain(Request::SetFeatures(features)))
+        }
+        Request::GetProtocolFeatures => Ok(Forward::then(
+            Request::GetProtocolFeatures,
+            Then::ShowProtocolFeatures,
+        )),
+        Request::SetProtocolFeatures(features) => {
+            on.session.set_protocol_features(features)?;
+            Ok(Forward::plain(Request::SetProtocolFeatures(features)))
+        }
+        Request::GetQueueNum => {
+            let most = Then::AtMost(on.session.limits().max_queues.into());
+            Ok(Forward::then(Request::GetQueueNum, most))
+        }
+        Request::GetMaxMemSlots => {
+            let most = Then::AtMost(MEMORY_SLOTS as u64);
+            Ok(Forward::then(Request::GetMaxMemSlots, most))
+        }
+        Request::SetMemTable(table) => set_mem_table(table, on),
+        Request::AddMemReg(region) => add_mem_reg(region, on),
+        Request::RemMemReg(region) => rem_mem_reg(region, on),
+        Request::SetVringNum(ring) => {
+            on.session.set_size(ring.index(), ring.num());
+            Ok(Forward::plain(Request::SetVringNum(ring)))
+        }
+        Request::SetVringAddr(ring) => set_vring_addr(ring, on),
+        Request::GetVringBase(ring) => Ok(Forward::then(
+            Request::GetVringBase(ring),
+            Then::StopVring(ring.index),
+        )),
+        Request::SetVringKick(ring) => set_vring_kick(ring, on),
+        Request::SetVringCall(ring) => set_doorbell(ring, Doorbell::Call, on)
+            .map(Request::SetVringCall)
+            .map(Forward::plain),
+        Request::SetVringErr(ring) => set_doorbell(ring, Doorbell::Err, on)
+            .map(Request::SetVringErr)
+            .map(Forward::plain),
+        Request::SetLogFd(eventfd) => set_log_fd(eventfd, on),
+        Request::SetBackendReqFd(socket) => set_backend_req_fd(socket),
+        Request::ResetDevice => {
+            on.session.forget_rings();
+            Ok(Forward::plain(Request::ResetDevice))
+        }
+        other => pass(other),
+    }
+}
+
+/// The request is one that is carried, and what it needs was negotiated.
+fn check_gate(request: &FrontendRequest<ForeignFd>, session: &Session) -> Result<(), Fault> {
+    let Some(row) = request.row() else {
+        return Err(Fault::frontend(format_args!(
+            "unknown request {}",
+            request.code()
+        )));
+    };
+    if let Verdict::Refuse(reason) = row.verdict {
+        return Err(Fault::frontend(format_args!(
+            "{} is not carried: {reason}",
+            row.name
+        )));
+    }
+    if !row.gate.is_open(session.context()) {
+        return Err(Fault::frontend(format_args!(
+            "{} without its feature",
+            row.name
+        )));
+    }
+    Ok(())
+}
+
+/// A request that the device has nothing to do for. What has no handler above
+/// but should have one is not carried yet.
+fn pass(request: FrontendRequest<ForeignFd>) -> Result<Forward, Refusal> {
+    match request.row() {
+        Some(row) if row.verdict == Verdict::Forward => {
+            let (request, _) = request.detach();
+            Ok(Forward::plain(request))
+        }
+        row => {
+            let name = row.map_or("an unknown request", |row| row.name);
+            Err(Fault::frontend(format_args!("{name} is not carried yet")).into())
+        }
+    }
+}
+
+fn set_mem_table(table: MemTable<ForeignFd>, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let (table, ticket) = on.memory.replace(table, &on.session.rings())?;
+    let then = Then::Settle(ticket, OnRefusal::Disconnect);
+    Ok(Forward::then(FrontendRequest::SetMemTable(table), then))
+}
+
+fn add_mem_reg(region: MemRegion<ForeignFd>, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let (region, ticket) = on.memory.add(region, &on.session.rings())?;
+    let then = Then::Settle(ticket, OnRefusal::Undo);
+    Ok(Forward::then(FrontendRequest::AddMemReg(region), then))
+}
+
+fn rem_mem_reg(region: RemMemReg, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let (region, ticket) = on.memory.remove(region)?;
+    let then = Then::Settle(ticket, OnRefusal::Undo);
+    Ok(Forward::then(FrontendRequest::RemMemReg(region), then))
+}
+
+fn set_vring_addr(ring: VringAddr, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let layout = on.session.layout(ring.index);
+    let moved = ring
+        .translate(layout, |address, length| {
+            on.memory.translate(address, length)
+        })
+        .map_err(Refusal::request)?;
+    on.session.remember_ring(&ring, &moved);
+    Ok(Forward::plain(FrontendRequest::SetVringAddr(moved)))
+}
+
+fn set_vring_kick(ring: VringFd<ForeignFd>, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let VringFd { index, fd } = ring;
+    let eventfd = on.eventfd(fd)?;
+    let request = VringFd {
+        index,
+        fd: eventfd.as_ref().map(|_| ()),
+    };
+    on.registers.set_kick(index.into(), eventfd)?;
+    Ok(Forward::plain(FrontendRequest::SetVringKick(request)))
+}
+
+fn set_doorbell(
+    ring: VringFd<ForeignFd>,
+    doorbell: fn(u16) -> Doorbell,
+    on: &mut Resources<'_>,
+) -> Result<VringFd<()>, Refusal> {
+    let VringFd { index, fd } = ring;
+    let eventfd = on.eventfd(fd)?;
+    let request = VringFd {
+        index,
+        fd: eventfd.as_ref().map(|_| ()),
+    };
+    on.registers.set_doorbell(doorbell(index.into()), eventfd)?;
+    Ok(request)
+}
+
+fn set_log_fd(log: OnlyFd<ForeignFd>, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let eventfd = on.eventfd(Some(log.fd))?;
+    on.registers.set_doorbell(Doorbell::Log, eventfd)?;
+    Ok(Forward::plain(FrontendRequest::SetLogFd(OnlyFd { fd: () })))
+}
+
+fn set_backend_req_fd(socket: OnlyFd<ForeignFd>) -> Result<Forward, Refusal> {
+    let socket = ChannelSocket::check(socket.fd)?;
+    let mut forward = Forward::plain(FrontendRequest::SetBackendReqFd(OnlyFd { fd: () }));
+    forward.channel = Some(socket);
+    Ok(forward)
+}
+
+impl From<FdError> for Refusal {
+    fn from(error: FdError) -> Self {
+        match error {
+            FdError::Environment(error) => Self::Fatal(Fault::Environment(error)),
+            error => Self::request(error),
+        }
+    }
+}
+
+impl From<ServiceError> for Refusal {
+    fn from(error: ServiceError) -> Self {
+        if error.is_peers_fault() {
+            return Self::request(error);
+        }
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<MemoryError> for Refusal {
+    fn from(error: MemoryError) -> Self {
+        if error.is_fatal() || error.is_environment() {
+            Self::Fatal(error.into())
+        } else {
+            Self::request(error)
+        }
+    }
+}

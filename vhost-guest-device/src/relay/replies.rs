@@ -1,0 +1,148 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Guest → frontend: replies.
+//!
+//! A reply is matched with the oldest request that it can answer. What the
+//! request left to do is done before the reply goes to the frontend: memory
+//! that it took away is off the guest when the frontend hears of it.
+
+use vhost_guest_msg::{decode_whole, Accepted, Endian, HeaderFlags, Reply};
+use vm_memory::GuestAddressSpace;
+
+use crate::device::Device;
+use crate::doorbells::Doorbell;
+use crate::error::Fault;
+use crate::memory::{Outcome, Ticket};
+use crate::relay::handlers::{OnRefusal, Then};
+use crate::relay::{Connection, Duty, Step, REPLIES};
+
+impl<M: GuestAddressSpace> Device<M> {
+    /// Moves one reply to the frontend: the device's own whose turn has come,
+    /// or the guest's next one.
+    pub(crate) fn step_reply(&mut self) -> Result<Step, Fault> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(Step::Idle);
+        };
+        connection.socket.flush()?;
+        if connection.socket.is_sending() {
+            return Ok(Step::Idle);
+        }
+        if let Some((code, reply)) = connection.replies.pop_local() {
+            send(connection, code, &reply, false)?;
+            return Ok(Step::Moved);
+        }
+        let mut message = Vec::new();
+        let memory = self.guest.memory();
+        let limit = self.limits.max_message_size;
+        let taken = self.queues.take(REPLIES, &*memory, limit, &mut message)?;
+        let Some(interrupt) = taken else {
+            return Ok(Step::Idle);
+        };
+        if interrupt {
+            self.registers.signal_queue(REPLIES);
+        }
+        self.take_reply(&message)?;
+        Ok(Step::Moved)
+    }
+
+    /// Matches a reply of the guest's, does what it is for, and passes it on.
+    fn take_reply(&mut self, message: &[u8]) -> Result<(), Fault> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        let frame = decode_whole(message, Endian::NATIVE, &self.limits);
+        let frame = frame.map_err(Fault::guest)?;
+        let (header, limits) = (frame.header, &self.limits);
+        let accepted = connection
+            .replies
+            .accept(&header, frame.body, Endian::NATIVE, limits);
+        let Accepted {
+            mut reply, ticket, ..
+        } = accepted.map_err(Fault::guest)?;
+        let Duty { pass, then } = ticket;
+        self.fulfil(then, &mut reply)?;
+        if !pass {
+            self.statistics.own_messages += 1;
+            return Ok(());
+        }
+        self.statistics.replies += 1;
+        let need_reply = header.flags.contains(HeaderFlags::NEED_REPLY);
+        match &mut self.connection {
+            Some(connection) => send(connection, header.code, &reply, need_reply),
+            None => Ok(()),
+        }
+    }
+
+    /// Does what a request left to do.
+    fn fulfil(&mut self, then: Then, reply: &mut Reply) -> Result<(), Fault> {
+        match then {
+            Then::Nothing => Ok(()),
+            Then::Settle(ticket, on_refusal) => self.settle(ticket, on_refusal, reply),
+            Then::StopVring(vring) => self.stop_vring(vring),
+            Then::ShowProtocolFeatures => {
+                if let (Reply::ProtocolFeatures(offered), Some(connection)) =
+                    (reply, &mut self.connection)
+                {
+                    *offered = connection.session.show(*offered);
+                }
+                Ok(())
+            }
+            Then::AtMost(most) => match reply {
+                Reply::U64(value) if *value > most => Err(Fault::guest(format_args!(
+                    "announces {value}, the device carries {most}"
+                ))),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The guest has processed a memory message.
+    fn settle(
+        &mut self,
+        ticket: Ticket,
+        on_refusal: OnRefusal,
+        reply: &Reply,
+    ) -> Result<(), Fault> {
+        let refused = matches!(reply, Reply::Ack(value) if *value != 0);
+        if refused && on_refusal == OnRefusal::Disconnect {
+            // The ticket is dropped with the connection; the memory stays
+            // mapped until the driver has reset the device.
+            return Err(Fault::guest("refused a memory table"));
+        }
+        let outcome = if refused {
+            Outcome::Refused
+        } else {
+            Outcome::Done
+        };
+        Ok(self.memory.settle(ticket, outcome)?)
+    }
+
+    /// The guest has stopped a ring: nothing of it fires any more.
+    fn stop_vring(&mut self, vring: u8) -> Result<(), Fault> {
+        if let Some(connection) = &mut self.connection {
+            connection.session.forget_ring(vring);
+        }
+        self.registers.set_kick(vring.into(), None)?;
+        self.registers
+            .set_doorbell(Doorbell::Call(vring.into()), None)?;
+        Ok(())
+    }
+}
+
+/// Sends a reply to the frontend.
+fn send(
+    connection: &mut Connection,
+    code: u32,
+    reply: &Reply,
+    need_reply: bool,
+) -> Result<(), Fault> {
+    let mut message = [0; 4096];
+    let length = reply.encode(code, need_reply, Endian::NATIVE, &mut message);
+    // A reply is no longer than the message that it was decoded from.
+    let length = length.map_err(Fault::guest)?;
+    connection
+        .socket
+        .send(message.get(..length).unwrap_or_default())
+}

@@ -1,0 +1,207 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the two sides have agreed on, and what the device remembers of it.
+
+use std::collections::BTreeMap;
+
+use vhost_guest_msg::{Context, Limits, ProtocolFeatures, RingLayout, VirtioFeatures, VringAddr};
+
+use crate::error::Fault;
+use crate::memory::RingAddress;
+
+/// Protocol features that the device does not carry yet, although their
+/// messages are known: they need mappings and streams besides the memory
+/// table.
+const NOT_YET: ProtocolFeatures = ProtocolFeatures::LOG_SHMFD
+    .union(ProtocolFeatures::INFLIGHT_SHMFD)
+    .union(ProtocolFeatures::DEVICE_STATE)
+    .union(ProtocolFeatures::GET_VRING_BASE_INFLIGHT)
+    .union(ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN);
+
+/// Virtio features that the device does not carry yet: the backend would rely
+/// on a dirty log, or on addresses that only IOTLB messages explain.
+const REFUSED: VirtioFeatures = VirtioFeatures::ACCESS_PLATFORM.union(VirtioFeatures::LOG_ALL);
+
+/// The protocol features that survive in a `GET_PROTOCOL_FEATURES` reply.
+pub(crate) fn carried() -> ProtocolFeatures {
+    ProtocolFeatures::forwardable().difference(NOT_YET)
+}
+
+/// Negotiation state of one connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    limits: Limits,
+    context: Context,
+    /// What the last `GET_PROTOCOL_FEATURES` reply showed the frontend.
+    shown: ProtocolFeatures,
+    /// Sizes of the rings, by vring index, as far as the frontend has said.
+    sizes: BTreeMap<u8, u16>,
+    /// Where the rings are: for the frontend, and for the driver.
+    rings: BTreeMap<u8, [RingAddress; 3]>,
+}
+
+impl Session {
+    /// A connection that has agreed on nothing.
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            context: Context::default(),
+            shown: ProtocolFeatures::empty(),
+            sizes: BTreeMap::new(),
+            rings: BTreeMap::new(),
+        }
+    }
+
+    /// Bounds on messages.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What decoding and replies depend on.
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Whether the frontend may rely on acknowledgements.
+    pub(crate) fn acknowledges(&self) -> bool {
+        self.context
+            .protocol_features
+            .contains(ProtocolFeatures::REPLY_ACK)
+    }
+
+    /// Edits a `GET_PROTOCOL_FEATURES` reply: what the device does not carry
+    /// is cleared, and nothing else (vhost-guest specification, messages).
+    pub(crate) fn show(&mut self, offered: ProtocolFeatures) -> ProtocolFeatures {
+        self.shown = offered.intersection(carried());
+        self.shown
+    }
+
+    /// `SET_PROTOCOL_FEATURES`: never modified; a bit that was not shown
+    /// disconnects.
+    pub(crate) fn set_protocol_features(&mut self, chosen: ProtocolFeatures) -> Result<(), Fault> {
+        let unknown = chosen.difference(self.shown);
+        if !unknown.is_empty() {
+            let bits = unknown.bits();
+            let reason = format_args!("SET_PROTOCOL_FEATURES: bits {bits:#x} were not offered");
+            return Err(Fault::frontend(reason));
+        }
+        self.context.protocol_features = chosen;
+        Ok(())
+    }
+
+    /// `SET_FEATURES`: features that need refused messages disconnect.
+    pub(crate) fn set_features(&mut self, features: VirtioFeatures) -> Result<(), Fault> {
+        let refused = features.intersection(REFUSED);
+        if !refused.is_empty() {
+            let bits = refused.bits();
+            return Err(Fault::frontend(format_args!(
+                "SET_FEATURES: bits {bits:#x} are not carried"
+            )));
+        }
+        self.context.features = features;
+        Ok(())
+    }
+
+    /// `SET_VRING_NUM`.
+    pub(crate) fn set_size(&mut self, vring: u8, num: u16) {
+        self.sizes.insert(vring, num);
+    }
+
+    /// How long the parts of a ring are, as far as it is known.
+    pub(crate) fn layout(&self, vring: u8) -> RingLayout {
+        let num = self.sizes.get(&vring).copied().unwrap_or(0);
+        if self.context.features.contains(VirtioFeatures::RING_PACKED) {
+            RingLayout::Packed { num }
+        } else {
+            RingLayout::Split { num }
+        }
+    }
+
+    /// `SET_VRING_ADDR` was carried out: the ring was moved into the window.
+    pub(crate) fn remember_ring(&mut self, ring: &VringAddr, moved: &VringAddr) {
+        let part = |user_address, window_offset| RingAddress {
+            user_address,
+            window_offset,
+        };
+        let parts = [
+            part(ring.descriptor, moved.descriptor),
+            part(ring.used, moved.used),
+            part(ring.available, moved.available),
+        ];
+        self.rings.insert(ring.index, parts);
+    }
+
+    /// Where all rings in use are. A new memory table must not move them,
+    /// because frontends do not send their addresses again.
+    pub(crate) fn rings(&self) -> Vec<RingAddress> {
+        self.rings.values().flatten().copied().collect()
+    }
+
+    /// `RESET_DEVICE` stops all rings. Their addresses are sent again before
+    /// they start.
+    pub(crate) fn forget_rings(&mut self) {
+        self.rings.clear();
+    }
+
+    /// `GET_VRING_BASE` stops one.
+    pub(crate) fn forget_ring(&mut self, vring: u8) {
+        self.rings.remove(&vring);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clears_what_is_not_carried_and_changes_nothing_else() {
+        let mut session = Session::new(Limits::default());
+        let all = ProtocolFeatures::from_bits_retain(u64::MAX);
+        let shown = session.show(all);
+        assert_eq!(shown, carried());
+        assert!(shown.contains(ProtocolFeatures::MQ | ProtocolFeatures::REPLY_ACK));
+        for bit in 24..64 {
+            assert_eq!(shown.bits() & 1 << bit, 0, "unassigned bit {bit}");
+        }
+        let few = ProtocolFeatures::MQ | ProtocolFeatures::CONFIG;
+        assert_eq!(session.show(few), few);
+    }
+
+    #[test]
+    fn the_mask_is_made_of_bit_values() {
+        // A QEMU device of old or-ed bit numbers: MQ | REPLY_ACK became 3.
+        let names = ProtocolFeatures::MQ | ProtocolFeatures::REPLY_ACK;
+        assert_eq!(names.bits(), 0b1001);
+        assert!(carried().contains(names));
+        assert!(!carried().contains(ProtocolFeatures::LOG_SHMFD));
+    }
+
+    #[test]
+    fn disconnects_a_protocol_feature_that_was_not_shown() {
+        let mut session = Session::new(Limits::default());
+        let fault = session
+            .set_protocol_features(ProtocolFeatures::MQ)
+            .unwrap_err();
+        assert!(matches!(fault, Fault::Frontend(_)));
+        session.show(ProtocolFeatures::MQ);
+        session.set_protocol_features(ProtocolFeatures::MQ).unwrap();
+        assert!(session
+            .set_protocol_features(ProtocolFeatures::SHMEM)
+            .is_err());
+        assert_eq!(session.context().protocol_features, ProtocolFeatures::MQ);
+    }
+
+    #[test]
+    fn disconnects_features_that_need_refused_messages() {
+        let mut session = Session::new(Limits::default());
+        for feature in [VirtioFeatures::ACCESS_PLATFORM, VirtioFeatures::LOG_ALL] {
+            let fault = session
+                .set_features(feature | VirtioFeatures::VERSION_1)
+                .unwrap_err();
+            assert!(matches!(fault, Fault::Frontend(_)));
+        }
+        assert_eq!(session.context().features, VirtioFeatures::empty());
+    }
+}

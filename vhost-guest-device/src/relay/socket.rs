@@ -1,0 +1,173 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A vhost-user socket: whole frames in, bytes out, never a block.
+//!
+//! The socket is shared with the peer, who may clear `O_NONBLOCK` at any
+//! time, so every call says `MSG_DONTWAIT` itself. The socket is never shut
+//! down: a descriptor that a peer passed to us may be somebody else's
+//! connection.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendFlags,
+};
+use vhost_guest_msg::{Endian, Fds, Frame, Framer, Limits, Progress};
+
+use crate::error::Fault;
+use crate::fd::{ForeignFd, Reaper};
+
+/// Descriptors that are accepted with one message: the regions of a memory
+/// table. The kernel drops (and closes) what does not fit.
+const MAX_FDS: usize = 32;
+
+/// One end of a vhost-user connection.
+pub(crate) struct Socket {
+    fd: ForeignFd,
+    reaper: Reaper,
+    framer: Framer<ForeignFd>,
+    /// At most one message that the peer has not taken yet.
+    outbox: VecDeque<u8>,
+}
+
+impl Socket {
+    /// Speaks over `fd`, a connected stream socket.
+    pub(crate) fn new(fd: ForeignFd, reaper: &Reaper, limits: &Limits) -> Self {
+        let framer = Framer::new(Endian::NATIVE, limits);
+        Self {
+            fd,
+            reaper: reaper.clone(),
+            framer,
+            outbox: VecDeque::new(),
+        }
+    }
+
+    /// The socket, to wait for.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Whether bytes wait for the peer to read.
+    pub(crate) fn is_sending(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Reads the next message and decodes it. `None`: it has not arrived, or
+    /// not all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::HungUp`] at the end of the stream, the frontend's fault for
+    /// bytes that are no message, the environment's when the process is out
+    /// of descriptors.
+    pub(crate) fn receive<T>(
+        &mut self,
+        decode: impl FnOnce(Frame<'_, ForeignFd>) -> Result<T, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        loop {
+            // Exactly the bytes that are wanted next: a longer read could run
+            // into the next message's descriptors.
+            let Some((bytes, fds)) = read(&self.fd, &self.reaper, self.framer.space())? else {
+                return Ok(None);
+            };
+            match self.framer.advance(bytes, fds) {
+                Ok(Progress::Frame(frame)) => return decode(frame).map(Some),
+                Ok(Progress::More) => {}
+                Err(error) => return Err(Fault::frontend(error)),
+            }
+        }
+    }
+
+    /// Queues a message and sends what the peer takes.
+    ///
+    /// To be called only while nothing [`is_sending`](Self::is_sending), so
+    /// that at most one message is held.
+    pub(crate) fn send(&mut self, message: &[u8]) -> Result<(), Fault> {
+        self.outbox.extend(message);
+        self.flush()
+    }
+
+    /// Sends as much of the outbox as the peer takes.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::HungUp`] if nobody will read it any more.
+    pub(crate) fn flush(&mut self) -> Result<(), Fault> {
+        while !self.outbox.is_empty() {
+            let (front, back) = self.outbox.as_slices();
+            let bytes = [IoSlice::new(front), IoSlice::new(back)];
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match sendmsg(&self.fd, &bytes, &mut SendAncillaryBuffer::default(), flags) {
+                Ok(sent) => drop(self.outbox.drain(..sent.min(self.outbox.len()))),
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(Fault::HungUp),
+                Err(error) => return Err(Fault::frontend(format_args!("sendmsg: {error}"))),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sending = self.outbox.len();
+        f.debug_struct("Socket")
+            .field("sending", &sending)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One `recvmsg`, which may be interrupted by a signal (then it reads nothing,
+/// and the caller tries again).
+fn read(
+    socket: &ForeignFd,
+    reaper: &Reaper,
+    space: &mut [u8],
+) -> Result<Option<(usize, Fds<ForeignFd>)>, Fault> {
+    let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut control);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(space)], &mut control, flags) {
+            Ok(received) => break received,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::CONNRESET) => return Err(Fault::HungUp),
+            Err(error) => return Err(Fault::frontend(format_args!("recvmsg: {error}"))),
+        }
+    };
+    let mut fds = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            fds.extend(rights.map(|fd| ForeignFd::new(fd, reaper)));
+        }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(truncated(fds.len()));
+    }
+    if received.bytes == 0 {
+        return Err(Fault::HungUp);
+    }
+    Ok(Some((received.bytes, fds.into_iter().collect())))
+}
+
+/// `MSG_CTRUNC`: the frontend sent more descriptors than any message carries,
+/// or this process may not open so many.
+fn truncated(received: usize) -> Fault {
+    if received >= MAX_FDS {
+        Fault::frontend(format_args!(
+            "more than {MAX_FDS} descriptors in one message"
+        ))
+    } else {
+        Fault::Environment(io::Error::from(Errno::MFILE))
+    }
+}

@@ -1,0 +1,170 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Connection, loss, reset, and what becomes of the resources.
+
+use std::os::fd::AsFd;
+
+use vhost_guest_msg::ProtocolFeatures;
+use vhost_guest_vmm_traits::test_utils::Call;
+
+use super::rig::{self, event, memory_file, message, words, Rig, DOORBELLS};
+
+/// Gives the device a region, a kick and a call.
+fn share(rig: &mut Rig, frontend: &mut rig::Frontend) {
+    let file = memory_file(1 << 20);
+    let table = words(&[1, 0, 1 << 20, 0x7000_0000, 0]);
+    frontend.send(&message(5, 1, &table), &[file.as_fd()]);
+    let (kick, call) = (event(), event());
+    frontend.send(&message(12, 1, &words(&[0])), &[kick.as_fd()]);
+    frontend.send(&message(13, 1, &words(&[0])), &[call.as_fd()]);
+    // The driver auxiliary notification: kick 0 on vector 5.
+    rig.write(crate::pci::bars::DRIVER_AUX, &(5u32 << 16).to_le_bytes());
+    rig.run();
+    assert_eq!(rig.vmm.mappings().len(), 1);
+    assert!(rig.vmm.doorbells().contains(&DOORBELLS));
+    assert!(rig.vmm.armed().iter().any(|(_, message)| message.data == 5));
+}
+
+#[test]
+fn shows_a_frontend_and_interrupts() {
+    let mut rig = rig::serving();
+    assert_eq!(rig.up(), 1);
+    let _frontend = rig.connect();
+    rig.run();
+    assert_eq!(rig.up(), 3);
+    assert_eq!(rig.device.statistics.frontends, 1);
+}
+
+#[test]
+fn accepts_nobody_before_backend_up() {
+    let mut rig = Rig::new();
+    rig.initialise();
+    let _frontend = rig.connect();
+    rig.run();
+    assert!(rig.device.connection.is_none());
+    rig.backend_up();
+    assert_eq!(rig.up(), 3);
+}
+
+#[test]
+fn a_loss_ends_notifications_and_keeps_memory_until_reset() {
+    let (mut rig, mut frontend) = rig::connected();
+    share(&mut rig, &mut frontend);
+    drop(frontend);
+    assert!(rig.needs_reset());
+    assert!(!rig.vmm.doorbells().contains(&DOORBELLS));
+    assert!(!rig.vmm.armed().iter().any(|(_, message)| message.data == 5));
+    assert_eq!(rig.vmm.mappings().len(), 1, "memory went before the reset");
+    assert!(rig.vmm.calls().contains(&Call::NeedsReset));
+    rig.start();
+    assert!(
+        rig.vmm.mappings().is_empty(),
+        "memory stayed after the reset"
+    );
+    rig.backend_up();
+    let _next = rig.connect();
+    rig.run();
+    assert_eq!(rig.up(), 3);
+}
+
+#[test]
+fn a_reset_takes_everything_in_every_state() {
+    let (mut rig, mut frontend) = rig::connected();
+    share(&mut rig, &mut frontend);
+    rig.write(crate::pci::bars::COMMON + 0x14, &[0]);
+    rig.run();
+    assert!(rig.vmm.mappings().is_empty());
+    assert!(rig.vmm.armed().is_empty());
+    assert!(frontend.is_disconnected());
+    // And again, with nothing left to take.
+    rig.write(crate::pci::bars::COMMON + 0x14, &[0]);
+    assert_eq!(rig.status(), 0);
+}
+
+#[test]
+fn revocation_needs_no_guest_and_is_idempotent() {
+    let (mut rig, mut frontend) = rig::connected();
+    share(&mut rig, &mut frontend);
+    rig.device.revoke();
+    assert!(rig.vmm.mappings().is_empty());
+    assert!(!rig.vmm.doorbells().contains(&DOORBELLS));
+    assert!(!rig.vmm.armed().iter().any(|(_, message)| message.data == 5));
+    assert!(frontend.is_disconnected());
+    let calls = rig.vmm.calls().len();
+    rig.device.revoke();
+    assert_eq!(rig.vmm.calls().len(), calls);
+    assert!(rig.needs_reset());
+}
+
+#[test]
+fn function_level_reset_takes_everything() {
+    let (mut rig, mut frontend) = rig::connected();
+    share(&mut rig, &mut frontend);
+    rig.config_write(0xE4, &[1]);
+    rig.run();
+    assert!(rig.vmm.mappings().is_empty());
+    assert!(rig.vmm.armed().is_empty());
+    assert!(rig.vmm.doorbells().is_empty());
+    assert_eq!(rig.vmm.placed(), None);
+    assert!(frontend.is_disconnected());
+}
+
+#[test]
+fn clearing_backend_up_is_a_loss() {
+    let (mut rig, mut frontend) = rig::connected();
+    rig.write(crate::pci::bars::DEVICE + 34, &[0]);
+    assert!(rig.needs_reset());
+    assert!(frontend.is_disconnected());
+}
+
+#[test]
+fn the_fifteenth_frontend_finds_what_the_first_one_found() {
+    let mut rig = rig::serving();
+    for _ in 0..15 {
+        let mut frontend = rig.connect();
+        rig.run();
+        rig.negotiate(&mut frontend, ProtocolFeatures::MQ);
+        share(&mut rig, &mut frontend);
+        drop(frontend);
+        assert!(rig.needs_reset());
+        rig.start();
+        rig.backend_up();
+    }
+    assert_eq!(rig.device.statistics.frontends, 15);
+    assert_eq!(rig.vmm.mappings(), []);
+}
+
+#[test]
+fn a_bar_move_takes_doorbells_and_window_along() {
+    let (mut rig, mut frontend) = rig::connected();
+    share(&mut rig, &mut frontend);
+    rig.config_write(0x04, &4u16.to_le_bytes());
+    assert!(rig.vmm.doorbells().is_empty());
+    assert_eq!(rig.vmm.placed(), None);
+    rig.config_write(0x18, &0xD000_0000u32.to_le_bytes());
+    rig.config_write(0x04, &6u16.to_le_bytes());
+    assert!(rig.vmm.doorbells().contains(&0xD000_0000));
+    assert_eq!(rig.vmm.placed(), Some(1 << 40));
+    assert_eq!(rig.vmm.mappings().len(), 1);
+}
+
+#[test]
+fn memory_that_does_not_come_off_is_the_end_of_the_device() {
+    let (mut rig, mut frontend) = rig::connected();
+    share(&mut rig, &mut frontend);
+    drop(frontend);
+    assert!(rig.needs_reset());
+    rig.vmm.fail_nth(0, std::io::ErrorKind::Other);
+    rig.write(crate::pci::bars::COMMON + 0x14, &[0]);
+    assert!(rig.vmm.calls().contains(&Call::Dead));
+    rig.start();
+    rig.backend_up();
+    let _late = rig.connect();
+    rig.run();
+    assert!(
+        rig.device.connection.is_none(),
+        "a dead device took a frontend"
+    );
+}

@@ -1,0 +1,9 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The device as a whole, between hostile peers.
+
+mod life_cycle;
+mod requests;
+mod rig;
