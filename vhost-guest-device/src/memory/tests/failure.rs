@@ -9,17 +9,11 @@ use std::io::ErrorKind;
 use super::*;
 
 /// A bench with a table of two files, and the table that is to replace it.
-fn about_to_replace<'a>(
-    files: &'a [TestFile; 4],
-) -> (
-    Bench,
-    [(Region, &'a TestFile); 2],
-    [(Region, &'a TestFile); 3],
-) {
+fn about_to_replace(files: &[TestFile; 4]) -> (Bench, Shared<'_>, Shared<'_>) {
     let mut bench = Bench::new();
     let [a, b, c, d] = files;
-    let before = [(region(0, MIB, 0), a), (region(16 * MIB, MIB, 0), b)];
-    let after = [
+    let before = vec![(region(0, MIB, 0), a), (region(16 * MIB, MIB, 0), b)];
+    let after = vec![
         (region(0, 2 * MIB, 0), a),
         (region(8 * MIB, MIB, MIB), c),
         (region(24 * MIB, MIB, 0), d),

@@ -10,9 +10,9 @@ use rustix::pipe::pipe;
 use super::*;
 
 /// A bench whose table must not change.
-fn busy<'a>(ram: &'a TestFile) -> (Bench, [(Region, &'a TestFile); 1]) {
+fn busy(ram: &TestFile) -> (Bench, Shared<'_>) {
     let mut bench = Bench::new();
-    let table = [(region(16 * MIB, MIB, 0), ram)];
+    let table = vec![(region(16 * MIB, MIB, 0), ram)];
     bench.replaced(&table);
     (bench, table)
 }

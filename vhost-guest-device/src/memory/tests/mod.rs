@@ -8,6 +8,7 @@ mod area;
 mod failure;
 mod hostile;
 mod placement;
+mod random;
 mod table;
 
 use std::os::fd::OwnedFd;
@@ -44,6 +45,9 @@ impl TestFile {
         tag
     }
 }
+
+/// What a frontend believes to have shared.
+type Shared<'a> = Vec<(Region, &'a TestFile)>;
 
 /// A device's memory with its surroundings.
 struct Bench {
@@ -135,7 +139,7 @@ impl Bench {
             let place = self.memory.translate(region.user_address(), region.size());
             let place = place.expect("a region has its place");
             let last = region.size() - PAGE;
-            for offset in [0, last / 2 & !(PAGE - 1), last] {
+            for offset in [0, (last / 2) & !(PAGE - 1), last] {
                 let tag = file.tag(region.mmap_offset() + offset);
                 let mut bytes = [0; 8];
                 self.vmm

@@ -1,0 +1,247 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Any sequence of messages, replies and failures.
+
+use std::io::ErrorKind;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+const FILES: usize = 3;
+const FILE_SIZE: u64 = 16 * MIB;
+/// Small enough to be short of space now and then.
+const SMALL_WINDOW: u64 = 48 * MIB;
+
+/// What a region is made of: where in the frontend's guest (of 8 places), which
+/// file, which pages (in units of 256 KiB) of it.
+type Sketch = (u64, usize, u64, u64);
+
+#[derive(Clone, Debug)]
+enum Step {
+    Replace(Vec<Sketch>),
+    Add(Sketch),
+    Remove(usize),
+    Area(Area, usize, u64, u64),
+    Settle(Outcome),
+    /// The n-th call of the VMM's fails.
+    Fail(usize),
+    Withdraw(usize),
+    Revoke,
+}
+
+fn sketch() -> impl Strategy<Value = Sketch> {
+    (0..8_u64, 0..FILES, 0..64_u64, 1..33_u64)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let area = prop_oneof![Just(Area::Log), Just(Area::Inflight)];
+    prop_oneof![
+        6 => vec(sketch(), 1..5).prop_map(Step::Replace),
+        4 => sketch().prop_map(Step::Add),
+        3 => (0..4_usize).prop_map(Step::Remove),
+        2 => (area, 0..FILES, 0..FILE_SIZE, 1..3 * PAGE)
+            .prop_map(|(area, file, offset, size)| Step::Area(area, file, offset, size)),
+        8 => Just(Step::Settle(Outcome::Done)),
+        3 => Just(Step::Settle(Outcome::Refused)),
+        1 => (0..3_usize).prop_map(Step::Fail),
+        1 => (0..SMALL_WINDOW as usize).prop_map(Step::Withdraw),
+        1 => Just(Step::Revoke),
+    ]
+}
+
+/// The region, if it lies in its file.
+fn draw((place, file, offset, length): Sketch) -> Option<(Region, usize)> {
+    const UNIT: u64 = MIB / 4;
+    let (offset, size) = (offset * UNIT, length * UNIT);
+    // Neighbours touch if the first is as large as regions get.
+    (offset + size <= FILE_SIZE).then(|| (region(place * 8 * MIB, size, offset), file))
+}
+
+/// What the driver was told, in the simplest terms.
+#[derive(Clone, Default)]
+struct Model {
+    regions: Vec<(Region, usize)>,
+    areas: Vec<(Area, u64)>,
+}
+
+/// Mapped ranges: window offset, file offset, length.
+type Mappings = Vec<(u64, u64, u64)>;
+
+struct Run {
+    bench: Bench,
+    files: Vec<TestFile>,
+    model: Model,
+    /// The model and the mappings before the pending change, and its ticket.
+    pending: Option<(Model, Mappings, Ticket)>,
+    /// Withdrawn or dead: what the model says is not there any more.
+    lost: bool,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self {
+            bench: Bench::with_limits(SMALL_WINDOW, 8),
+            files: (0..FILES as u64)
+                .map(|name| TestFile::new(name, FILE_SIZE))
+                .collect(),
+            model: Model::default(),
+            pending: None,
+            lost: false,
+        }
+    }
+
+    /// Takes the result of a change whose success makes the model `after`.
+    fn change(&mut self, after: Model, before: Mappings, result: Result<Ticket, MemoryError>) {
+        let mapped = self.bench.vmm.mappings();
+        match result {
+            Ok(ticket) => {
+                assert!(self.pending.is_none() && !self.lost);
+                assert!(
+                    before.iter().all(|m| mapped.contains(m)),
+                    "it may be in use"
+                );
+                let before_model = std::mem::replace(&mut self.model, after);
+                self.pending = Some((before_model, before, ticket));
+            }
+            Err(error) if error.is_fatal() => self.lost = true,
+            Err(_) => assert_eq!(mapped, before, "all or nothing"),
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let before = self.bench.vmm.mappings();
+        let mut after = self.model.clone();
+        match step {
+            Step::Replace(sketches) => {
+                let regions: Vec<_> = sketches.into_iter().filter_map(draw).collect();
+                let send = |(region, file): &(Region, usize)| {
+                    (*region, self.bench.send(&self.files[*file]))
+                };
+                let Ok(table) = MemTable::new(regions.iter().map(send).collect()) else {
+                    return; // the message crate rejects it
+                };
+                after.regions = regions;
+                let result = self
+                    .bench
+                    .memory
+                    .replace(table, &[])
+                    .map(|(_, ticket)| ticket);
+                self.change(after, before, result);
+            }
+            Step::Add(sketch) => {
+                let Some((region, file)) = draw(sketch) else {
+                    return;
+                };
+                let result = self
+                    .bench
+                    .add(region, &self.files[file])
+                    .map(|(_, ticket)| ticket);
+                after.regions.push((region, file));
+                self.change(after, before, result);
+            }
+            Step::Remove(index) => {
+                let Some((region, _)) = after.regions.get(index).copied() else {
+                    return;
+                };
+                after.regions.remove(index);
+                let result = self
+                    .bench
+                    .memory
+                    .remove(RemMemReg { region })
+                    .map(|(_, ticket)| ticket);
+                self.change(after, before, result);
+            }
+            Step::Area(area, file, offset, size) => {
+                let result = self
+                    .bench
+                    .area(area, &self.files[file], offset, size)
+                    .map(|(_, t)| t);
+                let pages = (offset + size).next_multiple_of(PAGE) - offset / PAGE * PAGE;
+                after.areas.retain(|(other, _)| *other != area);
+                after.areas.push((area, pages));
+                self.change(after, before, result);
+            }
+            Step::Settle(outcome) => self.settle(outcome),
+            Step::Fail(n) => self.bench.vmm.fail_nth(n, ErrorKind::Other),
+            Step::Withdraw(offset) => {
+                let found = self.bench.memory.withdraw(Some(offset as u64));
+                self.lost |= found.unwrap_or(true);
+            }
+            Step::Revoke => self.revoke(),
+        }
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        let Some((model, mapped, ticket)) = self.pending.take() else {
+            return;
+        };
+        if outcome == Outcome::Refused {
+            self.model = model;
+        }
+        let result = self.bench.memory.settle(ticket, outcome);
+        self.lost |= result.is_err();
+        if self.lost {
+            return;
+        }
+        if outcome == Outcome::Refused {
+            assert_eq!(self.bench.vmm.mappings(), mapped, "as if nothing had been");
+        }
+        let regions: u64 = self
+            .model
+            .regions
+            .iter()
+            .map(|(region, _)| region.size())
+            .sum();
+        let areas: u64 = self.model.areas.iter().map(|(_, pages)| pages).sum();
+        assert_eq!(
+            self.bench.memory.mapped_bytes(),
+            regions + areas,
+            "no more, no less"
+        );
+    }
+
+    fn revoke(&mut self) {
+        self.model = Model::default();
+        let stale = self.pending.take();
+        if self.bench.memory.revoke().is_err() {
+            self.bench
+                .memory
+                .revoke()
+                .expect("the VMM fails once at a time");
+        }
+        assert_eq!(self.bench.vmm.mappings(), []);
+        self.lost = self.bench.memory.dead;
+        if let Some((_, _, ticket)) = stale {
+            self.bench.memory.settle(ticket, Outcome::Refused).unwrap();
+        }
+    }
+
+    fn check(&self) {
+        self.bench.check_books();
+        if !self.lost {
+            let regions = self.model.regions.iter();
+            let regions: Vec<_> = regions.map(|(r, file)| (*r, &self.files[*file])).collect();
+            self.bench.check(&regions);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn every_sequence_keeps_every_promise(steps in vec(step(), 1..60)) {
+        let mut run = Run::new();
+        for step in steps {
+            run.step(step);
+            run.check();
+        }
+        run.bench.vmm.clear_failure();
+        run.revoke();
+        run.check();
+    }
+}
