@@ -22,6 +22,8 @@
 //! (vhost-guest specification, hostile descriptors.)
 
 mod crew;
+#[cfg(test)]
+mod fuse_tests;
 mod kind;
 mod reaper;
 mod signaller;

@@ -72,6 +72,17 @@ fn stays_while_tables_come_and_go() {
 }
 
 #[test]
+fn takes_no_space_that_is_kept_for_regions() {
+    let mut bench = Bench::new();
+    let file = TestFile::new(1, 4 * MIB);
+    let places = bench.replaced(&[(region(0, MIB, 0), &file)]);
+    let (log, ticket) = bench.area(Area::Log, &file, 2 * MIB, PAGE).unwrap();
+    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    assert_eq!(bench.replaced(&[(region(0, 4 * MIB, 0), &file)]), places);
+    assert!(bench.vmm.mappings().contains(&(log, 2 * MIB, PAGE)));
+}
+
+#[test]
 fn one_file_can_hold_everything() {
     let mut bench = Bench::new();
     let file = TestFile::new(1, 4 * MIB);

@@ -1,0 +1,226 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A file system that stops answering, and what that must not do to us.
+//!
+//! These tests mount a FUSE file system, which needs privileges; without them
+//! they have nothing to say and pass.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::thread;
+
+use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
+
+use super::{ChannelSocket, EventFd, FdError, FdKinds, ForeignFd, MemoryFd, MemoryPolicy, Reaper};
+
+/// Requests, by their numbers in `linux/fuse.h`.
+const LOOKUP: u32 = 1;
+const GETATTR: u32 = 3;
+const OPEN: u32 = 14;
+const FLUSH: u32 = 25;
+const INIT: u32 = 26;
+/// Errors, as the kernel wants them.
+const ENOSYS: i32 = -38;
+
+/// `struct fuse_attr` of a regular file, with nothing that may be cached.
+fn attributes(mode: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for number in [2_u64, 0x10_0000, 0, 0, 0, 0] {
+        bytes.extend(number.to_ne_bytes());
+    }
+    for number in [0, 0, 0, mode, 1, 0, 0, 0, 4096, 0_u32] {
+        bytes.extend(number.to_ne_bytes());
+    }
+    bytes
+}
+
+/// The answer to a request, as long as the server answers any.
+fn answer(opcode: u32) -> Result<Vec<u8>, i32> {
+    let mut bytes = Vec::new();
+    match opcode {
+        INIT => {
+            for number in [7, 31, 0, 0, 0, 0x1000, 1, 0_u32] {
+                bytes.extend(number.to_ne_bytes());
+            }
+            bytes.resize(64, 0);
+        }
+        LOOKUP => {
+            for number in [2_u64, 0, 0, 0, 0] {
+                bytes.extend(number.to_ne_bytes());
+            }
+            bytes.extend(attributes(0o100_666));
+        }
+        GETATTR => {
+            bytes.resize(16, 0);
+            bytes.extend(attributes(0o040_777));
+        }
+        OPEN => bytes.resize(16, 0),
+        _ => return Err(ENOSYS),
+    }
+    Ok(bytes)
+}
+
+/// Speaks FUSE until it is told to fall silent; then it only counts.
+#[derive(Default)]
+struct Server {
+    silent: AtomicBool,
+    unanswered_flushes: AtomicUsize,
+    other_unanswered: AtomicUsize,
+}
+
+impl Server {
+    fn serve(&self, mut device: File) {
+        let mut request = vec![0; 0x10_0000];
+        // Fails when the file system is unmounted.
+        while let Ok(size) = device.read(&mut request) {
+            let request = &request[..size];
+            let opcode = u32::from_ne_bytes(request[4..8].try_into().unwrap());
+            if self.silent.load(Ordering::SeqCst) {
+                let counter = match opcode {
+                    FLUSH => &self.unanswered_flushes,
+                    _ => &self.other_unanswered,
+                };
+                counter.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
+            let (error, body) = match answer(opcode) {
+                Ok(body) => (0_i32, body),
+                Err(error) => (error, Vec::new()),
+            };
+            let mut reply = Vec::new();
+            reply.extend((16 + body.len() as u32).to_ne_bytes());
+            reply.extend(error.to_ne_bytes());
+            reply.extend(&request[8..16]);
+            reply.extend(body);
+            // The kernel does not want all answers that it asked for.
+            let _ = device.write(&reply);
+        }
+    }
+}
+
+/// A mounted file system; dropping it frees everybody who waits for it.
+struct Mount {
+    path: PathBuf,
+    server: Arc<Server>,
+}
+
+impl Mount {
+    fn new(name: &str) -> Option<Self> {
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .ok()?;
+        let name = format!("vhost-guest-fuse-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            device.as_raw_fd()
+        );
+        let options = std::ffi::CString::new(options).unwrap();
+        if mount(
+            "none",
+            &path,
+            "fuse",
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .is_err()
+        {
+            std::fs::remove_dir(&path).unwrap();
+            return None;
+        }
+        let server = Arc::new(Server::default());
+        let shared = Arc::clone(&server);
+        thread::spawn(move || shared.serve(device));
+        Some(Self { path, server })
+    }
+
+    /// Descriptors of a file, whose server will not answer for it any more.
+    fn dead_files(&self, count: usize) -> Vec<OwnedFd> {
+        let open = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .open(self.path.join("file"))
+                .unwrap()
+        };
+        let files = (0..count).map(|_| open().into()).collect();
+        self.server.silent.store(true, Ordering::SeqCst);
+        files
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = unmount(&self.path, UnmountFlags::FORCE | UnmountFlags::DETACH);
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+#[test]
+fn no_kind_check_waits_for_a_file_system() {
+    let Some(mount) = Mount::new("kinds") else {
+        return;
+    };
+    let reaper = Reaper::spawn(None).unwrap();
+    let kinds = FdKinds::new().unwrap();
+    let lax = MemoryPolicy {
+        any_file_system: true,
+        ..Default::default()
+    };
+    let mut files = mount.dead_files(4).into_iter();
+    let mut file = || ForeignFd::new(files.next().unwrap(), &reaper);
+
+    assert!(matches!(
+        EventFd::check(file(), &kinds),
+        Err(FdError::Kind(_))
+    ));
+    assert!(matches!(
+        ChannelSocket::check(file()),
+        Err(FdError::Kind(_))
+    ));
+    assert!(matches!(
+        MemoryFd::check(file(), MemoryPolicy::default()),
+        Err(FdError::Kind(_))
+    ));
+    let memory = MemoryFd::check(file(), lax).expect("the VMM wanted it so");
+    assert_eq!(memory.size().unwrap(), 0x10_0000);
+    assert_eq!(mount.server.other_unanswered.load(Ordering::SeqCst), 0);
+    drop(mount);
+}
+
+#[test]
+fn closing_waits_in_other_threads() {
+    let Some(mount) = Mount::new("close") else {
+        return;
+    };
+    let reaper = Reaper::spawn(None).unwrap();
+    let files = mount.dead_files(2);
+    drop(
+        files
+            .into_iter()
+            .map(|fd| ForeignFd::new(fd, &reaper))
+            .collect::<Vec<_>>(),
+    );
+    while mount.server.unanswered_flushes.load(Ordering::SeqCst) < 2 {
+        thread::yield_now();
+    }
+    assert_eq!(reaper.backlog(), 2);
+
+    // Others are closed all the same.
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(ForeignFd::new(writer, &reaper));
+    assert_eq!(rustix::io::read(reader.as_fd(), &mut [0; 1]), Ok(0));
+    drop(mount);
+    while reaper.backlog() > 0 {
+        thread::yield_now();
+    }
+}
