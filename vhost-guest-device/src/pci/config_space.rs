@@ -327,3 +327,6 @@ impl ConfigSpace {
 pub(crate) fn touches_cfg_data(offset: usize, length: usize) -> bool {
     length > 0 && offset < PCI_CFG_DATA + 4 && offset + length > PCI_CFG_DATA
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::error::Fault;
 use crate::interrupts::ArmFailure;
 use crate::pci::BarMove;
 
@@ -71,5 +72,18 @@ impl ServiceError {
     pub(crate) fn is_peers_fault(&self) -> bool {
         let kinds = [io::ErrorKind::InvalidInput, io::ErrorKind::ResourceBusy];
         matches!(self, ServiceError::Refused(error) if kinds.contains(&error.kind()))
+    }
+}
+
+impl From<ServiceError> for Fault {
+    fn from(error: ServiceError) -> Self {
+        let peers = error.is_peers_fault();
+        match error {
+            ServiceError::Refused(error) if peers => {
+                Fault::frontend(format_args!("unusable eventfd: {error}"))
+            }
+            ServiceError::Refused(error) => Fault::Environment(error),
+            ServiceError::Dead(error) => Fault::Dead(error),
+        }
     }
 }

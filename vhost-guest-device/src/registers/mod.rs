@@ -19,6 +19,8 @@
 //! whatever its place and width.
 
 mod effect;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::io;
 use std::ops::Range;

@@ -363,3 +363,6 @@ impl CommonConfig {
         *self = CommonConfig::new(self.offered, self.queues(), self.max_queue_size);
     }
 }
+
+#[cfg(test)]
+mod tests;
