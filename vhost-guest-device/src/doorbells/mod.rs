@@ -214,3 +214,6 @@ impl Drop for QueueNotify {
         let _ = self.notify.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

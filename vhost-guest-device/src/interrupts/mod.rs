@@ -486,3 +486,6 @@ impl Drop for Interrupts {
         self.reset();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,3 +87,21 @@ impl From<ServiceError> for Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_whose_fault_it_was() {
+        let refused = |kind: io::ErrorKind| Fault::from(ServiceError::Refused(kind.into()));
+        let (invalid, busy) = (io::ErrorKind::InvalidInput, io::ErrorKind::ResourceBusy);
+        assert!(matches!(refused(invalid), Fault::Frontend(_)));
+        assert!(matches!(refused(busy), Fault::Frontend(_)));
+        let exhausted = refused(io::ErrorKind::OutOfMemory);
+        assert!(matches!(exhausted, Fault::Environment(_)));
+        let stuck = ServiceError::Dead(invalid.into());
+        assert!(!stuck.is_peers_fault());
+        assert!(matches!(Fault::from(stuck), Fault::Dead(_)));
+    }
+}

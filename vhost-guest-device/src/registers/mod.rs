@@ -484,3 +484,6 @@ impl Registers {
 fn interrupts_failed(failures: Vec<ArmFailure>) -> Option<Effect> {
     (!failures.is_empty()).then_some(Effect::InterruptsFailed(failures))
 }
+
+#[cfg(test)]
+mod tests;
