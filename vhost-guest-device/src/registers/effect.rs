@@ -8,7 +8,6 @@ use std::io;
 
 use thiserror::Error;
 
-use crate::error::Fault;
 use crate::interrupts::ArmFailure;
 use crate::pci::BarMove;
 
@@ -75,33 +74,18 @@ impl ServiceError {
     }
 }
 
-impl From<ServiceError> for Fault {
-    fn from(error: ServiceError) -> Self {
-        let peers = error.is_peers_fault();
-        match error {
-            ServiceError::Refused(error) if peers => {
-                Fault::frontend(format_args!("unusable eventfd: {error}"))
-            }
-            ServiceError::Refused(error) => Fault::Environment(error),
-            ServiceError::Dead(error) => Fault::Dead(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn says_whose_fault_it_was() {
-        let refused = |kind: io::ErrorKind| Fault::from(ServiceError::Refused(kind.into()));
-        let (invalid, busy) = (io::ErrorKind::InvalidInput, io::ErrorKind::ResourceBusy);
-        assert!(matches!(refused(invalid), Fault::Frontend(_)));
-        assert!(matches!(refused(busy), Fault::Frontend(_)));
-        let exhausted = refused(io::ErrorKind::OutOfMemory);
-        assert!(matches!(exhausted, Fault::Environment(_)));
-        let stuck = ServiceError::Dead(invalid.into());
-        assert!(!stuck.is_peers_fault());
-        assert!(matches!(Fault::from(stuck), Fault::Dead(_)));
+    fn blames_the_peer_for_its_descriptors_only() {
+        use io::ErrorKind::{InvalidInput, OutOfMemory, ResourceBusy};
+        let refused = |kind: io::ErrorKind| ServiceError::Refused(kind.into()).is_peers_fault();
+        assert_eq!(
+            [InvalidInput, ResourceBusy, OutOfMemory].map(refused),
+            [true, true, false]
+        );
+        assert!(!ServiceError::Dead(InvalidInput.into()).is_peers_fault());
     }
 }
