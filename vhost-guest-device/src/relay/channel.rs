@@ -50,6 +50,8 @@ impl<M: GuestAddressSpace> Device<M> {
             // As many as have just been taken out go in.
             let _ = connection.channel_replies.expect_local(code, FAILED);
         }
+        // The failures are delivered in the next turn.
+        self.wake();
     }
 
     /// Moves one backend request of the guest's to the frontend.

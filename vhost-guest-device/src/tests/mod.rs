@@ -4,6 +4,7 @@
 
 //! The device as a whole, between hostile peers.
 
+mod channel;
 mod life_cycle;
 mod requests;
 mod rig;
