@@ -330,3 +330,6 @@ impl LogReply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

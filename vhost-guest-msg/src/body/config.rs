@@ -119,3 +119,15 @@ impl Plain for Config {
         writer.put(self.contents.as_slice());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lies_in_a_page_and_in_a_message() {
+        let new = |offset, size| Config::new(offset, 0, alloc::vec![0; size]).is_ok();
+        assert!(new(0, 0) && new(4096, 0) && new(24, 4072) && new(4095, 1));
+        assert!(!new(4097, 0) && !new(25, 4072) && !new(0, 4073) && !new(u32::MAX, 1));
+    }
+}

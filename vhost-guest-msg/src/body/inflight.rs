@@ -208,3 +208,27 @@ impl<F> Body<F> for SetInflight<F> {
         (SetInflight { inflight, fd: () }, Fds::one(fd))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_records_without_an_end() {
+        assert!(Inflight::new(2, u64::MAX - 1, 1, 256).is_err());
+        let record = Inflight::new(0x2080, 0, 2, 256).unwrap();
+        assert!(record.with_offset(u64::MAX).is_err());
+        assert!(record.with_area(u64::MAX, 1).is_err());
+        assert_eq!(record.with_area(1, 2).unwrap().queue_size(), 256);
+    }
+
+    #[test]
+    fn a_record_that_is_set_is_not_empty() {
+        let none = Inflight::new(0, 0, 2, 256).unwrap();
+        assert!(SetInflight::new(none, ()).is_err());
+        let some = none.with_area(1, 0).unwrap();
+        let set = SetInflight::new(some, 7).unwrap();
+        assert!(set.with_offset(u64::MAX).is_err());
+        assert_eq!(set.into_parts(), (some, 7));
+    }
+}

@@ -187,3 +187,41 @@ impl Plain for Iotlb {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: IotlbKind) -> Iotlb {
+        Iotlb::new(kind, 0x1000, 0x2000, 0x7000, Permission::Read).unwrap()
+    }
+
+    #[test]
+    fn translates_the_whole_range_of_an_update() {
+        let place = |address, len| (address == 0x7000 && len == 0x2000).then_some(0x20_0000);
+        let moved = message(IotlbKind::Update).translate(place).unwrap();
+        assert_eq!((moved.user_address(), moved.iova()), (0x20_0000, 0x1000));
+    }
+
+    #[test]
+    fn rejects_an_update_of_unknown_memory_or_without_an_end() {
+        let update = message(IotlbKind::Update);
+        let error = update.translate(|_, _| None).unwrap_err();
+        assert_eq!(error.problem, Problem::Unmapped);
+        assert!(update.translate(|_, _| Some(u64::MAX)).is_err());
+    }
+
+    #[test]
+    fn leaves_other_kinds_alone() {
+        for kind in [
+            IotlbKind::Miss,
+            IotlbKind::Invalidate,
+            IotlbKind::AccessFail,
+        ] {
+            let message = message(kind);
+            assert_eq!(message.translate(|_, _| None), Ok(message));
+            // Their size may stand for everything.
+            assert!(Iotlb::new(kind, 1, u64::MAX, 1, Permission::None).is_ok());
+        }
+    }
+}

@@ -145,3 +145,30 @@ impl<F> Body<F> for LogBase<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_logs_that_are_empty_or_endless() {
+        assert!(LogArea::new(0, 0).is_err());
+        assert!(LogArea::new(2, u64::MAX - 1).is_err());
+        assert!(LogArea::new(1, u64::MAX - 1).is_ok());
+    }
+
+    #[test]
+    fn only_a_shared_log_has_an_offset_to_rewrite() {
+        let area = LogArea::new(0x1000, 0x2000).unwrap();
+        let shared = LogBase::Shared { area, fd: 7 };
+        let LogBase::Shared { area, fd: 7 } = shared.with_offset(0x3000).unwrap() else {
+            panic!("not shared");
+        };
+        assert_eq!((area.size(), area.offset()), (0x1000, 0x3000));
+        assert!(shared.with_offset(u64::MAX).is_err());
+
+        let offset = Some(2);
+        let unshared = LogBase::<u8>::Unshared { base: 1, offset };
+        assert_eq!(unshared.with_offset(0x3000), Ok(unshared));
+    }
+}

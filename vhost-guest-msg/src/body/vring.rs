@@ -340,3 +340,63 @@ impl Plain for VringAddr {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    fn addr() -> VringAddr {
+        VringAddr {
+            index: 1,
+            log_used: true,
+            descriptor: 0x1000,
+            used: 0x2000,
+            available: 0x3000,
+            log: 0x4000,
+        }
+    }
+
+    /// The ranges that are asked for.
+    fn asked(layout: RingLayout) -> Vec<(u64, u64)> {
+        let mut asked = Vec::new();
+        let place = |address, len| {
+            asked.push((address, len));
+            Some(address)
+        };
+        assert_eq!(addr().translate(layout, place), Ok(addr()));
+        asked
+    }
+
+    #[test]
+    fn asks_for_the_length_of_each_part() {
+        let split = asked(RingLayout::Split { num: 256 });
+        assert_eq!(split, [(0x1000, 4096), (0x2000, 2052), (0x3000, 516)]);
+        let packed = asked(RingLayout::Packed { num: 256 });
+        assert_eq!(packed, [(0x1000, 4096), (0x2000, 4), (0x3000, 4)]);
+        for unknown in [RingLayout::Split { num: 0 }, RingLayout::Packed { num: 0 }] {
+            assert!(asked(unknown).into_iter().all(|(_, len)| len == 1));
+        }
+    }
+
+    #[test]
+    fn names_the_part_that_is_nowhere() {
+        for (lost, field) in [
+            (0x1000, "descriptor"),
+            (0x2000, "used"),
+            (0x3000, "available"),
+        ] {
+            let place = |address, _| (address != lost).then_some(address);
+            let error = addr().translate(RingLayout::Split { num: 1 }, place);
+            assert_eq!(error, Err(Invalid::new(field, Problem::Unmapped)));
+        }
+    }
+
+    #[test]
+    fn rejects_sizes_that_no_ring_has() {
+        for (num, right) in [(0, false), (1, true), (32768, true), (32769, false)] {
+            assert_eq!(VringNum::new(0, num).is_ok(), right);
+        }
+    }
+}
