@@ -193,7 +193,7 @@ impl<M: GuestAddressSpace> Device<M> {
         }
         self.accept();
         if !self.may_use_queues() {
-            return Ok(());
+            return self.check_hang_up(frontend_hung_up, channel_hung_up);
         }
         for _ in 0..TURN {
             if !self.step()? {
@@ -222,16 +222,17 @@ impl<M: GuestAddressSpace> Device<M> {
     }
 
     /// A hang-up is noticed by reading up to the end of the stream. Where
-    /// nothing is read, for lack of a guest buffer, it ends the connection at
-    /// once: it would be reported for ever.
+    /// nothing is read, for lack of a guest buffer or because queues may not
+    /// be used, it counts at once: it would be reported for ever.
     fn check_hang_up(&mut self, frontend: bool, channel: bool) -> Result<(), Fault> {
+        let busy = self.may_use_queues();
         let Some(connection) = &self.connection else {
             return Ok(());
         };
-        if frontend && !connection.wants_request() {
+        if frontend && !(busy && connection.wants_request()) {
             return Err(Fault::HungUp);
         }
-        if channel && !connection.wants_channel_reply() {
+        if channel && !(busy && connection.wants_channel_reply()) {
             self.close_channel();
         }
         Ok(())
@@ -241,6 +242,12 @@ impl<M: GuestAddressSpace> Device<M> {
     fn accept(&mut self) {
         if !self.wants_frontend() || self.listener.is_resting() {
             return;
+        }
+        if self.reaper.is_overloaded() {
+            // The frontends before left more descriptors than can be closed.
+            self.journal
+                .warn(format_args!("environment: too many descriptors to close"));
+            return self.listener.rest();
         }
         match self.listener.accept() {
             Ok(Some(socket)) => {
@@ -256,14 +263,12 @@ impl<M: GuestAddressSpace> Device<M> {
         }
     }
 
-    /// Whether a frontend may connect now. One that leaves more descriptors
-    /// behind than can be closed keeps the next one waiting.
+    /// Whether a frontend may connect now.
     fn wants_frontend(&self) -> bool {
         self.condition == Condition::Alive
             && self.connection.is_none()
             && self.registers.is_running()
             && self.registers.backend_up()
-            && !self.reaper.is_overloaded()
     }
 
     /// Says what to wait for.

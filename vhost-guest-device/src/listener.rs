@@ -75,13 +75,14 @@ impl Listener {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
             Err(rustix::io::Errno::CONNABORTED) => Ok(None),
             Err(error) => {
-                self.rest()?;
+                self.rest();
                 Err(error.into())
             }
         }
     }
 
-    fn rest(&mut self) -> io::Result<()> {
+    /// Takes no frontend until the [`timer`](Self::timer) expires.
+    pub(crate) fn rest(&mut self) {
         let once = Itimerspec {
             it_interval: Timespec {
                 tv_sec: 0,
@@ -92,8 +93,8 @@ impl Listener {
                 tv_nsec: 0,
             },
         };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
-        self.resting = true;
-        Ok(())
+        // It can only fail for a descriptor that is no timer.
+        let set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
+        self.resting = set.is_ok();
     }
 }

@@ -168,3 +168,20 @@ fn memory_that_does_not_come_off_is_the_end_of_the_device() {
         "a dead device took a frontend"
     );
 }
+
+#[test]
+fn a_hang_up_is_noticed_while_the_guest_may_not_be_accessed() {
+    for buffers_left in [true, false] {
+        let (mut rig, mut frontend) = rig::connected();
+        if !buffers_left {
+            for _ in 0..rig::QUEUE_SIZE {
+                frontend.send(&message(3, 1, &[]), &[]);
+            }
+            rig.run();
+        }
+        // Bus Master off: `run` does not come to rest if this is missed.
+        rig.config_write(0x04, &2u16.to_le_bytes());
+        drop(frontend);
+        assert!(rig.needs_reset());
+    }
+}
