@@ -61,6 +61,9 @@ pub enum Error {
         /// Type of the backend.
         backend: u16,
     },
+    /// The device does not let BACKEND_UP be set.
+    #[error("the device does not accept a backend")]
+    BackendRefused,
     /// The device has no such virtqueue, or none of a usable size.
     #[error("virtqueue {queue} of the device is unusable")]
     BadQueue {

@@ -17,6 +17,9 @@
 
 extern crate alloc;
 
+mod backend;
+#[cfg(feature = "blk")]
+pub mod blk;
 mod common;
 mod device;
 #[cfg(feature = "emulated")]
@@ -24,14 +27,23 @@ pub mod emulated;
 mod error;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fake_ring;
+mod memory;
 mod pci;
 mod queue;
+mod server;
 mod transport;
 mod vectors;
+mod vring;
 mod window;
 
+pub use backend::Backend;
 pub use device::{Device, Events, Inbound, Outbound, Status};
 pub use error::Error;
+pub use memory::Memory;
+pub use server::{serve, Disconnect, Server, Statistics, Stop, Turn};
 pub use transport::{DmaMemory, InterruptMode, MsiMessage, Transport, Wake};
 pub use vectors::{VectorSet, MAX_VECTORS};
+pub use vring::{Chain, Ring, RingFault};
 pub use window::{Window, WindowError, Word};

@@ -1,0 +1,98 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a vhost-user device is made of.
+
+use vhost_guest_msg::VirtioFeatures;
+
+use crate::vring::Ring;
+
+/// A vhost-user device, as [`serve`](crate::serve) drives it.
+///
+/// The server answers every message; a backend has the features, the
+/// configuration and the requests of its type of device.
+///
+/// ```
+/// use vhost_guest_driver::{Backend, Ring};
+/// use vhost_guest_msg::VirtioFeatures;
+///
+/// /// An entropy source, not a very good one.
+/// struct Rng(u8);
+///
+/// impl Backend for Rng {
+///     fn device_type(&self) -> u16 {
+///         4
+///     }
+///
+///     fn features(&self) -> VirtioFeatures {
+///         VirtioFeatures::empty()
+///     }
+///
+///     fn queues(&self) -> u16 {
+///         1
+///     }
+///
+///     fn process(&mut self, _queue: u16, ring: &mut Ring<'_>) {
+///         while let Some(mut request) = ring.next_chain() {
+///             let mut written = 0;
+///             while request.writable_len() > 0 {
+///                 self.0 = self.0.wrapping_mul(5).wrapping_add(1);
+///                 written += request.write(&[self.0]) as u32;
+///             }
+///             ring.complete(request, written);
+///         }
+///     }
+/// }
+/// ```
+pub trait Backend {
+    /// The virtio type of the device.
+    fn device_type(&self) -> u16;
+
+    /// The features of the device type that the backend offers.
+    ///
+    /// The server adds those of rings and of the protocol: VERSION_1,
+    /// RING_INDIRECT_DESC, RING_EVENT_IDX and PROTOCOL_FEATURES.
+    fn features(&self) -> VirtioFeatures;
+
+    /// The features that the frontend acknowledged, a subset of those
+    /// offered.
+    fn set_features(&mut self, _features: VirtioFeatures) {}
+
+    /// How many vrings the device has. The server clamps it to what the
+    /// vhost-guest device carries.
+    fn queues(&self) -> u16;
+
+    /// Reads the configuration of the device at `offset` into `data`, which
+    /// is all zero: what lies behind the end stays so. `false` if there is
+    /// none there.
+    fn config_read(&self, _offset: u32, _data: &mut [u8]) -> bool {
+        false
+    }
+
+    /// Writes the configuration of the device; `false` if that is not
+    /// allowed.
+    fn config_write(&mut self, _offset: u32, _data: &[u8]) -> bool {
+        false
+    }
+
+    /// Whether the configuration has changed by itself since the last call.
+    /// Asked after each turn; the frontend is told.
+    fn take_config_change(&mut self) -> bool {
+        false
+    }
+
+    /// Back to the state before a frontend came: it left, or reset the
+    /// device.
+    fn reset(&mut self) {}
+
+    /// How many requests of a vring are handled in one turn, before other
+    /// vrings, calls and messages have theirs.
+    fn budget(&self) -> u16 {
+        32
+    }
+
+    /// Handles the requests of vring `queue`, and completes all that it
+    /// takes, before it returns.
+    fn process(&mut self, queue: u16, ring: &mut Ring<'_>);
+}

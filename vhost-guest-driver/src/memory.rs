@@ -1,0 +1,179 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The memory of the frontend's guest, as it appears in the window.
+
+use alloc::vec::Vec;
+
+use vhost_guest_msg::{MemTable, Region};
+
+use crate::window::Window;
+
+/// Regions of the frontend's memory at one time, as many as libvhost-user
+/// and DPDK's and rust-vmm's libraries carry at most.
+pub(crate) const MAX_REGIONS: usize = 509;
+
+/// The memory of the frontend's guest: regions of its physical addresses, and
+/// where each is in the window.
+///
+/// In the messages that a driver receives, user addresses are offsets in the
+/// window (vhost-guest specification, shared memory).
+#[derive(Clone, Debug)]
+pub struct Memory {
+    window: Window,
+    /// In the order of guest addresses, not overlapping, inside the window.
+    regions: Vec<Region>,
+}
+
+impl Memory {
+    pub(crate) fn new(window: Window) -> Self {
+        Self {
+            window,
+            regions: Vec::new(),
+        }
+    }
+
+    /// The window that the memory is in.
+    pub fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// The regions in the order of guest addresses.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    fn fits(&self, region: &Region) -> bool {
+        self.window
+            .check(region.user_address(), region.size())
+            .is_ok()
+    }
+
+    /// Takes a new table; `false`, and the old one stays, if a region is
+    /// outside the window.
+    pub(crate) fn replace(&mut self, table: &MemTable<()>) -> bool {
+        let mut regions: Vec<Region> = table.regions().copied().collect();
+        if !regions.iter().all(|region| self.fits(region)) {
+            return false;
+        }
+        regions.sort_unstable_by_key(Region::guest_address);
+        self.regions = regions;
+        true
+    }
+
+    /// Adds a region; `false` if it is outside the window, overlaps another,
+    /// or is one too many.
+    pub(crate) fn add(&mut self, region: &Region) -> bool {
+        let apart = |other: &Region| region.check_apart(other).is_ok();
+        if self.regions.len() >= MAX_REGIONS
+            || !self.fits(region)
+            || !self.regions.iter().all(apart)
+        {
+            return false;
+        }
+        let address = region.guest_address();
+        let at = self
+            .regions
+            .partition_point(|r| r.guest_address() < address);
+        self.regions.insert(at, *region);
+        true
+    }
+
+    /// Removes the region with the addresses and size of `region` (its mmap
+    /// offset means nothing: QEMU sends 0); `false` if there is none.
+    pub(crate) fn remove(&mut self, region: &Region) -> bool {
+        let key = |r: &Region| (r.guest_address(), r.user_address(), r.size());
+        let found = self.regions.iter().position(|r| key(r) == key(region));
+        found.map(|at| self.regions.remove(at)).is_some()
+    }
+
+    /// Whether `len` bytes at `offset` of the window lie in one region.
+    pub(crate) fn has_user(&self, offset: u64, len: u64) -> bool {
+        self.regions
+            .iter()
+            .any(|region| region.find_user(offset, len).is_some())
+    }
+
+    /// Where the guest physical `address` is in the window, and how many
+    /// bytes follow in the same region.
+    pub fn translate(&self, address: u64) -> Option<(u64, u64)> {
+        let behind = self
+            .regions
+            .partition_point(|region| region.guest_address() <= address);
+        let region = self.regions.get(behind.checked_sub(1)?)?;
+        let offset = address - region.guest_address();
+        let rest = region.size().checked_sub(offset).filter(|rest| *rest > 0)?;
+        Some((region.user_address() + offset, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(guest: u64, size: u64, user: u64) -> Region {
+        Region::new(guest, size, user, 0).unwrap()
+    }
+
+    fn memory(regions: &[(u64, u64, u64)]) -> Memory {
+        let mut memory = Memory::new(Window::allocate(0x10_0000).unwrap());
+        for (guest, size, user) in regions {
+            assert!(memory.add(&region(*guest, *size, *user)));
+        }
+        memory
+    }
+
+    #[test]
+    fn translates_addresses_inside_regions_only() {
+        let memory = memory(&[(0x8000, 0x1000, 0), (0, 0x1000, 0x2000)]);
+        assert_eq!(memory.translate(0), Some((0x2000, 0x1000)));
+        assert_eq!(memory.translate(0xfff), Some((0x2fff, 1)));
+        assert_eq!(memory.translate(0x8010), Some((0x10, 0xff0)));
+        for outside in [0x1000, 0x7fff, 0x9000, u64::MAX] {
+            assert_eq!(memory.translate(outside), None);
+        }
+    }
+
+    #[test]
+    fn rejects_regions_outside_the_window() {
+        let mut memory = memory(&[]);
+        assert!(!memory.add(&region(0, 0x1000, 0xf_f001)));
+        assert!(!memory.add(&region(0, u64::MAX / 2, 0)));
+        let table = MemTable::new(vec![(region(0, 0x1000, 0x10_0000), ())]).unwrap();
+        assert!(!memory.replace(&table));
+        assert!(memory.regions().is_empty());
+    }
+
+    #[test]
+    fn keeps_the_old_table_when_the_new_one_is_bad() {
+        let mut memory = memory(&[(0, 0x1000, 0)]);
+        let bad = [
+            (region(0x5000, 0x1000, 0), ()),
+            (region(0x9000, 0x1000, 1 << 40), ()),
+        ];
+        assert!(!memory.replace(&MemTable::new(bad.to_vec()).unwrap()));
+        assert_eq!(memory.translate(0), Some((0, 0x1000)));
+    }
+
+    #[test]
+    fn rejects_overlaps_and_unknown_removals() {
+        let mut memory = memory(&[(0x1000, 0x1000, 0x1000)]);
+        assert!(!memory.add(&region(0x1800, 0x1000, 0x4000)));
+        assert!(!memory.add(&region(0x8000, 0x1000, 0x1800)));
+        assert!(!memory.remove(&region(0x1000, 0x800, 0x1000)));
+        let same = Region::new(0x1000, 0x1000, 0x1000, 0x7000).unwrap();
+        assert!(memory.remove(&same));
+        assert!(!memory.remove(&same));
+        assert_eq!(memory.translate(0x1000), None);
+    }
+
+    #[test]
+    fn bounds_the_number_of_regions() {
+        let mut memory = memory(&[]);
+        for i in 0..MAX_REGIONS as u64 {
+            assert!(memory.add(&region(i * 16, 16, i * 16)));
+        }
+        assert!(!memory.add(&region(0xf_0000, 16, 0xf_0000)));
+    }
+}

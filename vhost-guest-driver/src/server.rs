@@ -1,0 +1,308 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The server that a vhost-user backend runs on.
+
+mod requests;
+mod session;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+
+use crate::backend::Backend;
+use crate::device::{Device, Events, Inbound, Outbound};
+use crate::error::Error;
+use crate::transport::{Transport, Wake};
+
+use session::Session;
+
+pub use session::Disconnect;
+
+/// Messages handled in one turn, before vrings have theirs.
+const MESSAGES: usize = 16;
+/// How often a device with events that do not interrupt is looked at, and a
+/// vring without kicks.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Pause after a frontend that left without a word.
+const BACKOFF: Duration = Duration::from_millis(10);
+
+/// Serves vhost-user frontends, one after the other, for ever.
+///
+/// # Errors
+///
+/// If the device breaks the rules, is meant for another type of backend, or
+/// does not take one. Frontends do no such harm: one that breaks the rules is
+/// disconnected, and the next one served.
+pub fn serve<T: Transport, B: Backend>(device: Device<T>, backend: B) -> Result<(), Error> {
+    Server::new(device, backend)?.run()
+}
+
+/// Ends a [`Server::run`] from another thread.
+#[derive(Clone)]
+pub struct Stop {
+    flag: Arc<AtomicBool>,
+    waker: Arc<dyn Wake>,
+}
+
+impl Stop {
+    /// Makes the server disconnect the frontend and return. Requests that
+    /// it has taken are completed first.
+    pub fn stop(&self) {
+        self.flag.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn is_set(&self) -> bool {
+        self.flag.load(Ordering::Acquire)
+    }
+}
+
+/// What a server has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Frontends that sent a message.
+    pub frontends: u64,
+    /// Frontends that were disconnected because of what they sent.
+    pub faults: u64,
+    /// Messages received.
+    pub messages: u64,
+    /// Vrings that their guests broke.
+    pub ring_faults: u64,
+    /// Requests in vrings completed.
+    pub requests: u64,
+    /// Calls of the frontend's guest.
+    pub calls: u64,
+    /// Waits for an interrupt.
+    pub waits: u64,
+}
+
+/// Whether a server had something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There may be more: look again before waiting.
+    Busy,
+    /// Nothing is left to do until an event comes.
+    Idle,
+}
+
+/// A vhost-guest device with a backend.
+///
+/// ```no_run
+/// # use vhost_guest_driver::{Backend, Device, Error, Server, Transport};
+/// # fn example(transport: impl Transport, backend: impl Backend) -> Result<(), Error> {
+/// let device = Device::open(transport)?;
+/// let mut server = Server::new(device, backend)?;
+/// let stop = server.stop_handle();
+/// // … hand `stop` to another thread
+/// server.run()
+/// # }
+/// ```
+pub struct Server<T: Transport, B> {
+    device: Device<T>,
+    backend: B,
+    session: Session,
+    stop: Stop,
+    message: Vec<u8>,
+    statistics: Statistics,
+    last_fault: Option<Disconnect>,
+}
+
+impl<T: Transport, B: Backend> Server<T, B> {
+    /// Puts `backend` behind `device`, which accepts frontends from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the device does not take a backend of this type.
+    pub fn new(device: Device<T>, backend: B) -> Result<Self, Error> {
+        let stop = Stop {
+            flag: Arc::new(AtomicBool::new(false)),
+            waker: device.transport().waker(),
+        };
+        let session = Session::new(&device, &backend);
+        let mut this = Self {
+            device,
+            backend,
+            session,
+            stop,
+            message: Vec::new(),
+            statistics: Statistics::default(),
+            last_fault: None,
+        };
+        this.offer_backend()?;
+        Ok(this)
+    }
+
+    /// What ends [`run`](Self::run).
+    pub fn stop_handle(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// What has been done so far.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// Why the last frontend that broke the rules was disconnected.
+    pub fn last_fault(&self) -> Option<&Disconnect> {
+        self.last_fault.as_ref()
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Serves until [`Stop::stop`].
+    ///
+    /// # Errors
+    ///
+    /// As [`serve`].
+    pub fn run(&mut self) -> Result<(), Error> {
+        let mut turn = Turn::Busy;
+        while !self.stop.is_set() {
+            let timeout = match turn {
+                Turn::Busy => Some(Duration::ZERO),
+                Turn::Idle if self.session.is_polled() => Some(POLL_INTERVAL),
+                Turn::Idle => None,
+            };
+            turn = self.run_once(timeout)?;
+        }
+        self.device.set_backend_up(false);
+        Ok(())
+    }
+
+    /// Waits for events for up to `timeout` (`None`: for ever), then does
+    /// one turn of what there is to do.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve`].
+    pub fn run_once(&mut self, timeout: Option<Duration>) -> Result<Turn, Error> {
+        if timeout != Some(Duration::ZERO) {
+            self.statistics.waits += 1;
+        }
+        let events = self.device.wait(timeout);
+        if events.config && self.device.status().needs_reset {
+            self.restart()?;
+            return Ok(Turn::Busy);
+        }
+        // Vrings first: what was kicked before a message was sent is old.
+        let busy_rings = self.process_rings(&events);
+        let busy_messages = match self.process_messages()? {
+            Ok(busy) => busy,
+            Err(disconnect) => {
+                self.statistics.faults += 1;
+                self.last_fault = Some(disconnect);
+                self.restart()?;
+                true
+            }
+        };
+        let busy = busy_rings || busy_messages;
+        Ok(if busy { Turn::Busy } else { Turn::Idle })
+    }
+
+    /// Leaves the frontend, if it is still there, and gets ready for the next.
+    fn restart(&mut self) -> Result<(), Error> {
+        if self.session.is_fresh() {
+            // Whatever comes and goes so fast does not get all our time.
+            self.device.wait(Some(BACKOFF));
+        }
+        // A reset disconnects, and takes the frontend's memory away.
+        self.device.reset()?;
+        self.session = Session::new(&self.device, &self.backend);
+        self.backend.reset();
+        self.offer_backend()
+    }
+
+    fn offer_backend(&mut self) -> Result<(), Error> {
+        self.device.set_device_type(self.backend.device_type())?;
+        // The device may have had to give up on the way.
+        if !self.device.set_backend_up(true) && !self.device.status().needs_reset {
+            return Err(Error::BackendRefused);
+        }
+        Ok(())
+    }
+
+    /// Gives each vring that has requests a turn; whether some have more.
+    fn process_rings(&mut self, events: &Events) -> bool {
+        let mut busy = false;
+        for index in 0..self.session.queues() {
+            let kicked = self.device.kicked(events, index);
+            let Some((vring, memory)) = self.session.take_turn(index, kicked) else {
+                continue;
+            };
+            let mut more = vring.process(&mut self.backend, memory, index, &mut self.statistics);
+            if vring.take_call() {
+                self.device.call(index);
+                self.statistics.calls += 1;
+            }
+            if let Some(fault) = vring.fault() {
+                more = false;
+                self.statistics.ring_faults += 1;
+                self.last_fault = Some(Disconnect::Ring(fault));
+                if vring.err {
+                    self.device.signal_error(index);
+                }
+            }
+            self.session.set_pending(index, more);
+            busy |= more;
+        }
+        busy
+    }
+
+    /// Handles messages; whether there may be more.
+    fn process_messages(&mut self) -> Result<Result<bool, Disconnect>, Error> {
+        let taken = self.device.receive(Inbound::Replies, &mut self.message)?;
+        // The server never asks for a reply, so what this is is of no matter.
+        let mut busy = taken;
+        for _ in 0..MESSAGES {
+            if !self.flush_reply()? {
+                // An interrupt tells when there is room.
+                return Ok(Ok(busy));
+            }
+            if !self.device.receive(Inbound::Requests, &mut self.message)? {
+                self.announce_config_change()?;
+                return Ok(Ok(busy));
+            }
+            busy = true;
+            self.statistics.messages += 1;
+            self.statistics.frontends += u64::from(self.session.is_fresh());
+            let endian = self.device.endian();
+            if let Err(disconnect) = self
+                .session
+                .handle(&self.message, endian, &mut self.backend)
+            {
+                return Ok(Err(disconnect));
+            }
+        }
+        Ok(Ok(true))
+    }
+
+    /// Sends the reply that is due; `false` if there is no room for it.
+    fn flush_reply(&mut self) -> Result<bool, Error> {
+        let Some(reply) = self.session.reply() else {
+            return Ok(true);
+        };
+        let sent = self.device.send(Outbound::Replies, reply)?;
+        if sent {
+            self.session.reply_sent();
+        }
+        Ok(sent)
+    }
+
+    fn announce_config_change(&mut self) -> Result<(), Error> {
+        self.session.config_changed |= self.backend.take_config_change();
+        if let Some(message) = self.session.config_change(self.device.endian()) {
+            if self.device.send(Outbound::Requests, &message)? {
+                self.session.config_changed = false;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What each request of the frontend's does (vhost-user, frontend message
+//! types).
+
+use vhost_guest_msg::{
+    Config, FrontendRequest, MemTable, ProtocolFeatures, Region, Reply, VirtioFeatures, VringAddr,
+    VringBase,
+};
+
+use super::session::Session;
+use crate::backend::Backend;
+use crate::memory::MAX_REGIONS;
+use crate::vring::Vring;
+
+/// What the server itself can do.
+const FEATURES: VirtioFeatures = VirtioFeatures::VERSION_1
+    .union(VirtioFeatures::PROTOCOL_FEATURES)
+    .union(VirtioFeatures::RING_INDIRECT_DESC)
+    .union(VirtioFeatures::RING_EVENT_IDX);
+
+const PROTOCOL_FEATURES: ProtocolFeatures = ProtocolFeatures::MQ
+    .union(ProtocolFeatures::REPLY_ACK)
+    .union(ProtocolFeatures::BACKEND_REQ)
+    .union(ProtocolFeatures::CONFIG)
+    .union(ProtocolFeatures::RESET_DEVICE)
+    .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
+    .union(ProtocolFeatures::STATUS);
+
+/// Why a request is not complied with.
+type Reason = &'static str;
+
+const NOT_OFFERED: Reason = "a feature that was not offered";
+const NOT_NEGOTIATED: Reason = "its feature was not negotiated";
+const NO_VRING: Reason = "no such vring";
+const OUTSIDE: Reason = "memory outside the window, or overlapping";
+
+impl Session {
+    fn vring(&mut self, index: u8) -> Result<&mut Vring, Reason> {
+        self.vrings.get_mut(usize::from(index)).ok_or(NO_VRING)
+    }
+
+    /// Carries out `request`; returns the reply, unless an acknowledgement
+    /// is all it takes.
+    pub(super) fn carry_out(
+        &mut self,
+        request: FrontendRequest<()>,
+        backend: &mut impl Backend,
+    ) -> Result<Option<Reply>, Reason> {
+        use FrontendRequest as R;
+
+        let gate = request.row().map(|row| row.gate);
+        if gate.is_none_or(|gate| !gate.is_open(&self.context)) {
+            return Err(NOT_NEGOTIATED);
+        }
+        match request {
+            R::GetFeatures => {
+                return Ok(Some(Reply::Features(backend.features() | FEATURES)));
+            }
+            R::SetFeatures(features) => self.set_features(features, backend)?,
+            R::GetProtocolFeatures => {
+                return Ok(Some(Reply::ProtocolFeatures(PROTOCOL_FEATURES)));
+            }
+            R::SetProtocolFeatures(features) => {
+                if !PROTOCOL_FEATURES.contains(features) {
+                    return Err(NOT_OFFERED);
+                }
+                self.context.protocol_features = features;
+            }
+            // Deprecated: to be ignored, says vhost-user.
+            R::SetOwner | R::ResetOwner => {}
+            R::GetQueueNum => return Ok(Some(Reply::U64(self.queues().into()))),
+            R::GetMaxMemSlots => return Ok(Some(Reply::U64(MAX_REGIONS as u64))),
+            R::SetMemTable(table) => self.set_mem_table(&table)?,
+            R::AddMemReg(region) => self.change_memory(&region.region, true)?,
+            R::RemMemReg(region) => self.change_memory(&region.region, false)?,
+            R::GetConfig(config) => return Ok(Some(read_config(&config, backend))),
+            R::SetConfig(config) => {
+                if !backend.config_write(config.offset(), config.contents()) {
+                    return Err("this configuration cannot be written");
+                }
+            }
+            R::SetBackendReqFd(_) => self.backend_channel = true,
+            R::ResetDevice => self.reset_device(backend),
+            R::SetStatus(status) => {
+                self.status = status & 0xff;
+                if self.status == 0 {
+                    self.reset_device(backend);
+                }
+            }
+            R::GetStatus => return Ok(Some(Reply::U64(self.status))),
+            request => return self.carry_out_vring(request),
+        }
+        Ok(None)
+    }
+
+    fn carry_out_vring(&mut self, request: FrontendRequest<()>) -> Result<Option<Reply>, Reason> {
+        use FrontendRequest as R;
+
+        match request {
+            R::SetVringNum(num) => {
+                if !self.vring(num.index())?.set_num(num.num()) {
+                    return Err("not a power of two, or the vring runs");
+                }
+            }
+            R::SetVringAddr(address) => self.set_vring_addr(address)?,
+            R::SetVringBase(base) => {
+                let index = u16::try_from(base.base).map_err(|_| "no index of a split vring")?;
+                if !self.vring(base.index)?.set_base(index) {
+                    return Err("the vring runs");
+                }
+            }
+            R::GetVringBase(select) => {
+                let base = self.vring(select.index)?.stop().into();
+                let index = select.index;
+                return Ok(Some(Reply::VringBase(VringBase { index, base })));
+            }
+            R::SetVringKick(kick) => {
+                let features = self.context.features;
+                let vring = self
+                    .vrings
+                    .get_mut(usize::from(kick.index))
+                    .ok_or(NO_VRING)?;
+                if !vring.start(&self.memory, features) {
+                    return Err("the vring has no size or address");
+                }
+                vring.polled = kick.fd.is_none();
+                // Kicks may have come before the message.
+                self.set_pending(kick.index.into(), true);
+            }
+            R::SetVringCall(call) => {
+                self.vring(call.index)?.set_call(call.fd.is_some());
+                self.set_pending(call.index.into(), true);
+            }
+            R::SetVringErr(err) => self.vring(err.index)?.err = err.fd.is_some(),
+            R::SetVringEnable(enable) => {
+                self.vring(enable.index)?.enabled = enable.enable;
+                self.set_pending(enable.index.into(), enable.enable);
+            }
+            _ => return Err("not supported"),
+        }
+        Ok(None)
+    }
+
+    fn set_features(
+        &mut self,
+        features: VirtioFeatures,
+        backend: &mut impl Backend,
+    ) -> Result<(), Reason> {
+        if !(backend.features() | FEATURES).contains(features) {
+            return Err(NOT_OFFERED);
+        }
+        self.context.features = features;
+        backend.set_features(features);
+        let enable = !features.contains(VirtioFeatures::PROTOCOL_FEATURES);
+        for (vring, pending) in self.vrings.iter_mut().zip(&mut self.pending) {
+            vring.set_features(features);
+            // Without protocol features there is no SET_VRING_ENABLE.
+            vring.enabled |= enable;
+            *pending |= enable;
+        }
+        Ok(())
+    }
+
+    fn set_mem_table(&mut self, table: &MemTable<()>) -> Result<(), Reason> {
+        if !self.memory.replace(table) {
+            return Err(OUTSIDE);
+        }
+        self.memory_changed();
+        Ok(())
+    }
+
+    fn change_memory(&mut self, region: &Region, add: bool) -> Result<(), Reason> {
+        let done = if add {
+            self.memory.add(region)
+        } else {
+            self.memory.remove(region)
+        };
+        self.memory_changed();
+        done.then_some(()).ok_or(OUTSIDE)
+    }
+
+    fn memory_changed(&mut self) {
+        for (vring, pending) in self.vrings.iter_mut().zip(&mut self.pending) {
+            vring.memory_changed(&self.memory);
+            *pending = true;
+        }
+    }
+
+    fn set_vring_addr(&mut self, address: VringAddr) -> Result<(), Reason> {
+        let vring = self
+            .vrings
+            .get_mut(usize::from(address.index))
+            .ok_or(NO_VRING)?;
+        if address.log_used {
+            return Err("the log is not supported");
+        }
+        if !vring.set_address(address, &self.memory) {
+            return Err("the vring is misaligned or outside the memory");
+        }
+        self.set_pending(address.index.into(), true);
+        Ok(())
+    }
+
+    /// RESET_DEVICE and status 0: vrings stop and are disabled; memory,
+    /// notifications and the connection stay.
+    fn reset_device(&mut self, backend: &mut impl Backend) {
+        for vring in &mut self.vrings {
+            vring.reset();
+        }
+        backend.reset();
+        backend.set_features(self.context.features);
+    }
+}
+
+fn read_config(config: &Config, backend: &impl Backend) -> Reply {
+    let mut contents = config.contents().to_vec();
+    // What the frontend sends along has no meaning.
+    contents.fill(0);
+    if !backend.config_read(config.offset(), &mut contents) {
+        return Reply::NoConfig;
+    }
+    match Config::new(config.offset(), config.flags(), contents) {
+        Ok(config) => Reply::Config(config),
+        Err(_) => Reply::NoConfig,
+    }
+}

@@ -1,0 +1,210 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The state of one frontend's connection.
+
+use alloc::vec::Vec;
+
+use thiserror::Error;
+use vhost_guest_msg::{
+    decode_whole, BackendRequest, Context, Endian, FrameReason, FrontendRequest, Limits,
+    MessageError, ProtocolFeatures, Reply, ReplyExpectation, ReplyShape,
+};
+
+use super::Statistics;
+use crate::backend::Backend;
+use crate::device::Device;
+use crate::memory::Memory;
+use crate::transport::Transport;
+use crate::vring::{Ring, RingFault, Vring};
+
+/// Why a frontend was disconnected, or one of its vrings is out of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Disconnect {
+    /// What the device passed on is not one whole message.
+    #[error("a message with a bad frame: {0}")]
+    Frame(FrameReason),
+    /// A message is malformed.
+    #[error("{0}")]
+    Message(MessageError),
+    /// A message is well-formed, but cannot be complied with.
+    #[error("frontend's request {code}: {reason}")]
+    Refused {
+        /// Number of the request.
+        code: u32,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A vring is broken; the connection stays.
+    #[error("a vring of the frontend's guest is broken: {0}")]
+    Ring(RingFault),
+}
+
+pub(super) struct Session {
+    pub context: Context,
+    pub limits: Limits,
+    pub memory: Memory,
+    pub vrings: Vec<Vring>,
+    pub pending: Vec<bool>,
+    /// An encoded reply that waits for room.
+    reply: Vec<u8>,
+    pub status: u64,
+    /// SET_BACKEND_REQ_FD came.
+    pub backend_channel: bool,
+    pub config_changed: bool,
+    fresh: bool,
+}
+
+impl Session {
+    pub fn new<T: Transport>(device: &Device<T>, backend: &impl Backend) -> Self {
+        let queues = backend.queues().min(device.max_queues());
+        let limits = Limits {
+            max_queues: queues,
+            ..Limits::default()
+        };
+        let count = usize::from(queues);
+        Self {
+            context: Context::default(),
+            limits,
+            memory: Memory::new(device.window().clone()),
+            vrings: core::iter::repeat_with(Vring::default)
+                .take(count)
+                .collect(),
+            pending: core::iter::repeat_n(false, count).collect(),
+            reply: Vec::new(),
+            status: 0,
+            backend_channel: false,
+            config_changed: false,
+            fresh: true,
+        }
+    }
+
+    /// Whether the frontend has not sent anything yet.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    pub fn queues(&self) -> u16 {
+        self.limits.max_queues
+    }
+
+    /// Whether a vring must be looked at without a kick.
+    pub fn is_polled(&self) -> bool {
+        self.vrings.iter().any(|v| v.polled && v.is_active())
+    }
+
+    /// The vring, if it is its turn.
+    pub fn take_turn(&mut self, index: u16, kicked: bool) -> Option<(&mut Vring, &Memory)> {
+        let index = usize::from(index);
+        let pending = core::mem::take(self.pending.get_mut(index)?);
+        let vring = self.vrings.get_mut(index)?;
+        let turn = (kicked || pending || vring.polled) && vring.is_active();
+        turn.then_some((vring, &self.memory))
+    }
+
+    pub fn set_pending(&mut self, index: u16, pending: bool) {
+        if let Some(slot) = self.pending.get_mut(usize::from(index)) {
+            *slot = pending;
+        }
+    }
+
+    pub fn reply(&self) -> Option<&[u8]> {
+        (!self.reply.is_empty()).then_some(&self.reply)
+    }
+
+    pub fn reply_sent(&mut self) {
+        self.reply.clear();
+    }
+
+    /// The message that tells the frontend of a configuration change, if one
+    /// is due and there is a way to send it.
+    pub fn config_change(&self, endian: Endian) -> Option<Vec<u8>> {
+        let features = ProtocolFeatures::BACKEND_REQ | ProtocolFeatures::CONFIG;
+        let negotiated = self.context.protocol_features.contains(features);
+        let request = BackendRequest::<()>::ConfigChangeMsg;
+        (self.config_changed && self.backend_channel && negotiated)
+            .then(|| request.to_vec(false, endian))
+    }
+
+    /// Handles one message: carries it out, and leaves the reply that is due
+    /// in [`reply`](Self::reply).
+    pub fn handle(
+        &mut self,
+        bytes: &[u8],
+        endian: Endian,
+        backend: &mut impl Backend,
+    ) -> Result<(), Disconnect> {
+        self.fresh = false;
+        let frame = decode_whole(bytes, endian, &self.limits).map_err(Disconnect::Frame)?;
+        let header = frame.header;
+        let need_reply = header
+            .flags
+            .contains(vhost_guest_msg::HeaderFlags::NEED_REPLY);
+        let decoded = FrontendRequest::decode(frame, endian, &self.limits, &self.context);
+        let (expectation, result) = match decoded {
+            Ok(message) => {
+                let due = ReplyExpectation::of(&message.request, need_reply, &self.context);
+                let code = header.code;
+                let result = self
+                    .carry_out(message.request, backend)
+                    .map_err(|reason| Disconnect::Refused { code, reason });
+                (due, result)
+            }
+            Err(error) => {
+                let error = error.error();
+                (
+                    self.expectation_of_bad(header.code, need_reply),
+                    Err(Disconnect::Message(error)),
+                )
+            }
+        };
+        let reply = match (expectation, result) {
+            (ReplyExpectation::Due(ReplyShape::Ack), Ok(_)) => Reply::Ack(0),
+            (ReplyExpectation::Due(ReplyShape::Ack), Err(_)) => Reply::Ack(1),
+            (ReplyExpectation::Due(_), Ok(Some(reply))) => reply,
+            (_, Ok(_)) => return Ok(()),
+            (_, Err(disconnect)) => return Err(disconnect),
+        };
+        self.encode(header.code, &reply, endian);
+        Ok(())
+    }
+
+    /// Whether a negative acknowledgement answers a malformed message.
+    fn expectation_of_bad(&self, code: u32, need_reply: bool) -> ReplyExpectation {
+        use vhost_guest_msg::{row, Channel, ReplyRule};
+        let acked = self.context.protocol_features;
+        let acks = row(Channel::Main, code).is_none_or(|row| row.reply == ReplyRule::Ack);
+        if need_reply && acks && acked.contains(ProtocolFeatures::REPLY_ACK) {
+            ReplyExpectation::Due(ReplyShape::Ack)
+        } else {
+            ReplyExpectation::None
+        }
+    }
+
+    fn encode(&mut self, code: u32, reply: &Reply, endian: Endian) {
+        self.reply.resize(self.limits.max_message_size, 0);
+        let len = reply.encode(code, false, endian, &mut self.reply);
+        // No reply of ours is larger than a message may be.
+        self.reply.truncate(len.unwrap_or(0));
+    }
+}
+
+impl Vring {
+    /// One turn of the backend's; whether there may be more to do.
+    pub(super) fn process(
+        &mut self,
+        backend: &mut impl Backend,
+        memory: &Memory,
+        index: u16,
+        statistics: &mut Statistics,
+    ) -> bool {
+        self.suppress_kicks();
+        let mut ring = Ring::new(self, memory, backend.budget().max(1));
+        backend.process(index, &mut ring);
+        statistics.requests += u64::from(ring.completed());
+        // A backend need not have used its budget up, nor emptied the vring.
+        ring.is_exhausted() || self.request_kicks()
+    }
+}

@@ -1,0 +1,294 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Descriptor chains (virtio 1.2 §2.7.5).
+//!
+//! | offset | type | field |
+//! |---|---|---|
+//! | 0 | le64 | addr |
+//! | 8 | le32 | len |
+//! | 12 | le16 | flags: 1 next, 2 device-writable, 4 indirect |
+//! | 14 | le16 | next |
+
+use alloc::vec::Vec;
+
+use vhost_guest_msg::VirtioFeatures;
+
+use super::{RingFault, Vring};
+use crate::memory::Memory;
+use crate::window::Window;
+
+const DESCRIPTOR_LEN: u64 = 16;
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// Entries of an indirect table, however small the vring is: Linux fills
+/// tables up to the device's own limit of segments.
+const MAX_INDIRECT: u64 = 1024;
+/// Pieces of memory that a request may consist of.
+const MAX_SEGMENTS: usize = 4096;
+
+/// A piece of the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    offset: u64,
+    len: u64,
+}
+
+/// A request: a descriptor chain of the frontend's guest, first what the
+/// backend may read, then what it may write.
+///
+/// All of it is memory of the frontend's at the time of the call of
+/// [`Backend::process`](crate::Backend::process), and its guest may still
+/// write to it: read once, then decide.
+///
+/// Give it back with [`Ring::complete`](crate::Ring::complete).
+#[derive(Debug)]
+#[must_use = "a request that is not completed is lost for the frontend's guest"]
+pub struct Chain<'m> {
+    window: &'m Window,
+    pub(super) head: u16,
+    pub(super) segments: Vec<Segment>,
+    /// How many of the segments are readable.
+    readable: usize,
+    to_read: u64,
+    to_write: u64,
+    /// Segment and offset in it of the next read, and of the next write.
+    reader: (usize, u64),
+    writer: (usize, u64),
+}
+
+#[derive(Clone, Copy)]
+struct Descriptor {
+    address: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    fn load(window: &Window, offset: u64) -> Result<Self, RingFault> {
+        // Indirect tables need not be aligned.
+        let mut bytes = [0; 16];
+        window.read(offset, &mut bytes)?;
+        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
+        Ok(Self {
+            address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            flags: u16::from_le_bytes([f0, f1]),
+            next: u16::from_le_bytes([n0, n1]),
+        })
+    }
+}
+
+/// A table of descriptors in the window.
+struct Table {
+    offset: u64,
+    entries: u64,
+}
+
+impl Table {
+    fn load(&self, window: &Window, index: u16) -> Result<Descriptor, RingFault> {
+        if u64::from(index) >= self.entries {
+            return Err(RingFault::DescriptorIndex(index));
+        }
+        Descriptor::load(window, self.offset + DESCRIPTOR_LEN * u64::from(index))
+    }
+
+    /// The table that `descriptor`, in a table that is itself `indirect` or
+    /// not, refers to.
+    fn indirect(
+        vring: &Vring,
+        memory: &Memory,
+        descriptor: Descriptor,
+        indirect: bool,
+    ) -> Result<Self, RingFault> {
+        let negotiated = vring.features.contains(VirtioFeatures::RING_INDIRECT_DESC);
+        if indirect || !negotiated || descriptor.flags & NEXT != 0 {
+            return Err(RingFault::Indirect);
+        }
+        let len = u64::from(descriptor.len);
+        let entries = len / DESCRIPTOR_LEN;
+        let limit = MAX_INDIRECT.max(vring.num.into());
+        if entries == 0 || entries > limit || !len.is_multiple_of(DESCRIPTOR_LEN) {
+            return Err(RingFault::IndirectLen(descriptor.len));
+        }
+        let address = descriptor.address;
+        match memory.translate(address) {
+            Some((offset, rest)) if rest >= len => Ok(Self { offset, entries }),
+            _ => Err(RingFault::Address(address)),
+        }
+    }
+}
+
+impl<'m> Chain<'m> {
+    /// Follows the chain that begins with descriptor `head`.
+    pub(super) fn walk(
+        vring: &mut Vring,
+        memory: &'m Memory,
+        head: u16,
+    ) -> Result<Self, RingFault> {
+        let mut segments = core::mem::take(&mut vring.spare);
+        segments.clear();
+        let mut this = Self {
+            window: memory.window(),
+            head,
+            segments,
+            readable: 0,
+            to_read: 0,
+            to_write: 0,
+            reader: (0, 0),
+            writer: (0, 0),
+        };
+        let Some((_, parts)) = vring.memory() else {
+            return Err(RingFault::DescriptorIndex(head));
+        };
+        let mut table = Table {
+            offset: parts.descriptors,
+            entries: vring.num.into(),
+        };
+        let (mut index, mut steps, mut indirect) = (head, 0, false);
+        loop {
+            steps += 1;
+            if steps > table.entries {
+                return Err(RingFault::Loop);
+            }
+            let descriptor = table.load(this.window, index)?;
+            if descriptor.flags & INDIRECT != 0 {
+                table = Table::indirect(vring, memory, descriptor, indirect)?;
+                (index, steps, indirect) = (0, 0, true);
+                continue;
+            }
+            this.append(memory, descriptor)?;
+            if descriptor.flags & NEXT == 0 {
+                break;
+            }
+            index = descriptor.next;
+        }
+        this.writer = (this.readable, 0);
+        Ok(this)
+    }
+
+    fn append(&mut self, memory: &Memory, descriptor: Descriptor) -> Result<(), RingFault> {
+        let writable = descriptor.flags & WRITE != 0;
+        let total = if writable {
+            &mut self.to_write
+        } else {
+            &mut self.to_read
+        };
+        *total += u64::from(descriptor.len);
+        if *total > u32::MAX.into() {
+            return Err(RingFault::TooLong);
+        }
+        if !writable && self.segments.len() > self.readable {
+            return Err(RingFault::Direction);
+        }
+        let (mut address, mut rest) = (descriptor.address, u64::from(descriptor.len));
+        while rest > 0 {
+            let fault = RingFault::Address(address);
+            let (offset, available) = memory.translate(address).ok_or(fault)?;
+            let len = available.min(rest);
+            if self.segments.len() == MAX_SEGMENTS {
+                return Err(RingFault::TooLong);
+            }
+            self.segments.push(Segment { offset, len });
+            rest -= len;
+            if rest > 0 {
+                // The buffer goes on in the next region.
+                address = address.checked_add(len).ok_or(fault)?;
+            }
+        }
+        if !writable {
+            self.readable = self.segments.len();
+        }
+        Ok(())
+    }
+
+    /// Bytes that are left to read.
+    pub fn readable_len(&self) -> u32 {
+        self.to_read as u32
+    }
+
+    /// Bytes that are left to write.
+    pub fn writable_len(&self) -> u32 {
+        self.to_write as u32
+    }
+
+    /// Reads on into `data`; returns how much there was, up to its length.
+    pub fn read(&mut self, data: &mut [u8]) -> usize {
+        let mut done = 0;
+        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let (offset, len) = match self.segments.get(self.reader.0) {
+                Some(segment) if self.reader.0 < self.readable => {
+                    piece(segment, self.reader.1, rest.len())
+                }
+                _ => break,
+            };
+            if let Some(part) = rest.get_mut(..len) {
+                // Segments are inside the window: `Memory` sees to that.
+                let _ = self.window.read(offset, part);
+            }
+            self.reader = advance(&self.segments, self.reader, len);
+            self.to_read = self.to_read.saturating_sub(len as u64);
+            done += len;
+        }
+        done
+    }
+
+    /// Reads the next `N` bytes, or `None` if there are fewer left.
+    pub fn read_array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        if self.to_read < N as u64 {
+            return None;
+        }
+        let mut data = [0; N];
+        self.read(&mut data);
+        Some(data)
+    }
+
+    /// Writes on from `data`; returns how much fitted.
+    pub fn write(&mut self, data: &[u8]) -> usize {
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            let Some(segment) = self.segments.get(self.writer.0) else {
+                break;
+            };
+            let (offset, len) = piece(segment, self.writer.1, rest.len());
+            if let Some(part) = rest.get(..len) {
+                // Segments are inside the window: `Memory` sees to that.
+                let _ = self.window.write(offset, part);
+            }
+            self.writer = advance(&self.segments, self.writer, len);
+            self.to_write = self.to_write.saturating_sub(len as u64);
+            done += len;
+        }
+        done
+    }
+
+    /// Leaves the next `len` writable bytes as they are.
+    pub fn skip_writable(&mut self, len: u32) {
+        let mut rest = u64::from(len);
+        while let Some(segment) = self.segments.get(self.writer.0).filter(|_| rest > 0) {
+            let step = (segment.len - self.writer.1).min(rest);
+            // Lengths of segments are those of descriptors, 32 bits.
+            self.writer = advance(&self.segments, self.writer, step as usize);
+            self.to_write = self.to_write.saturating_sub(step);
+            rest -= step;
+        }
+    }
+}
+
+/// What is left of `segment` behind `at`: its offset and length, at most `max`.
+fn piece(segment: &Segment, at: u64, max: usize) -> (u64, usize) {
+    let len = (segment.len - at).min(max as u64);
+    (segment.offset + at, len as usize)
+}
+
+fn advance(segments: &[Segment], (index, at): (usize, u64), len: usize) -> (usize, u64) {
+    let at = at + len as u64;
+    match segments.get(index) {
+        Some(segment) if at < segment.len => (index, at),
+        _ => (index + 1, 0),
+    }
+}

@@ -1,0 +1,64 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a backend sees of a vring.
+
+use super::{Chain, Vring};
+use crate::memory::Memory;
+
+/// The requests of a vring, for one turn of
+/// [`Backend::process`](crate::Backend::process).
+///
+/// A turn has a budget, so that a busy vring does not keep others, or
+/// messages of the frontend, waiting.
+#[derive(Debug)]
+pub struct Ring<'m> {
+    vring: &'m mut Vring,
+    memory: &'m Memory,
+    budget: u16,
+    completed: u32,
+}
+
+impl<'m> Ring<'m> {
+    pub(crate) fn new(vring: &'m mut Vring, memory: &'m Memory, budget: u16) -> Self {
+        Self {
+            vring,
+            memory,
+            budget,
+            completed: 0,
+        }
+    }
+
+    /// Takes the next request; `None` if there is none, or if the turn is
+    /// over.
+    pub fn next_chain(&mut self) -> Option<Chain<'m>> {
+        self.budget = self.budget.checked_sub(1)?;
+        if !self.vring.is_active() {
+            return None;
+        }
+        let head = self.vring.pop();
+        let head = self.vring.note(head)??;
+        let chain = Chain::walk(self.vring, self.memory, head);
+        self.vring.note(chain)
+    }
+
+    /// Gives a request back to the frontend's guest, of which the first
+    /// `written` writable bytes have been written.
+    pub fn complete(&mut self, chain: Chain<'_>, written: u32) {
+        let result = self.vring.push(chain.head, written);
+        self.vring.note(result);
+        self.vring.spare = chain.segments;
+        self.completed += 1;
+    }
+
+    /// How many requests were completed in this turn.
+    pub fn completed(&self) -> u32 {
+        self.completed
+    }
+
+    /// Whether the budget ended the turn: there may be more requests.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.budget == 0
+    }
+}
