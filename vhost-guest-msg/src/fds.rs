@@ -111,7 +111,10 @@ impl<F> Fds<F> {
             return Ok((0..count).map(|_| make()).collect());
         }
         self.expect_count(count, count)?;
-        Ok(core::mem::take(self).into_iter().collect())
+        Ok(match core::mem::take(self).0 {
+            Held::Many(fds) => fds,
+            other => Self(other).into_iter().collect(),
+        })
     }
 
     fn expect_count(&self, least: usize, most: usize) -> Result<(), Reason> {

@@ -110,7 +110,10 @@ impl<F> core::error::Error for FrameError<F> {}
 ///     let read = std::io::Read::read(&mut wire, framer.space())?;
 ///     assert_ne!(read, 0, "end of stream");
 ///     if let Progress::Frame(frame) = framer.advance(read, Fds::new())? {
-///         assert_eq!(frame.header.code, vhost_guest_msg::frontend::SET_PROTOCOL_FEATURES);
+///         assert_eq!(
+///             frame.header.code,
+///             vhost_guest_msg::frontend::SET_PROTOCOL_FEATURES
+///         );
 ///         assert_eq!(frame.body.len(), 8);
 ///         break;
 ///     }

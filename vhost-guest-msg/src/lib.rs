@@ -43,7 +43,9 @@
 //! let (endian, limits, context) = (Endian::Little, Limits::default(), Context::default());
 //! let frame = decode_whole(&bytes, endian, &limits)?;
 //! let message = FrontendRequest::decode(frame, endian, &limits, &context)?;
-//! let FrontendRequest::SetVringAddr(addr) = &message.request else { unreachable!() };
+//! let FrontendRequest::SetVringAddr(addr) = &message.request else {
+//!     unreachable!()
+//! };
 //! assert_eq!(addr.used, 0x7f00_0001_2000);
 //!
 //! assert_eq!(message.request.to_vec(message.need_reply, endian), bytes);

@@ -11,7 +11,10 @@ use crate::{FrontendRequest, ProtocolFeatures, VirtioFeatures};
 /// ```
 /// use vhost_guest_msg::Limits;
 ///
-/// let limits = Limits { max_queues: 16, ..Limits::default() };
+/// let limits = Limits {
+///     max_queues: 16,
+///     ..Limits::default()
+/// };
 /// assert_eq!(limits.max_message_size, 4096);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -134,7 +134,12 @@ impl ReplyExpectation {
 /// use vhost_guest_msg::{frontend, Endian, Reply};
 ///
 /// let mut buffer = [0; 20];
-/// let len = Reply::Ack(0).encode(frontend::SET_VRING_ENABLE, false, Endian::Little, &mut buffer)?;
+/// let len = Reply::Ack(0).encode(
+///     frontend::SET_VRING_ENABLE,
+///     false,
+///     Endian::Little,
+///     &mut buffer,
+/// )?;
 /// assert_eq!(buffer[..12], [18, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]);
 /// assert_eq!(len, 20);
 /// # Ok::<(), vhost_guest_msg::BufferTooSmall>(())

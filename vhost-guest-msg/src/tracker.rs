@@ -31,13 +31,21 @@ use crate::{Endian, Header, HeaderFlags, Limits, Reply, ReplyExpectation, ReplyS
 /// tracker.expect(frontend::SET_VRING_NUM, due, "the frontend waits")?;
 ///
 /// let flags = HeaderFlags::REPLY;
-/// let header = Header { code: frontend::SET_VRING_NUM, flags, size: 8 };
-/// let accepted = tracker.accept(&header, &[0; 8], Endian::Little, &Limits::default()).unwrap();
+/// let header = Header {
+///     code: frontend::SET_VRING_NUM,
+///     flags,
+///     size: 8,
+/// };
+/// let accepted = tracker
+///     .accept(&header, &[0; 8], Endian::Little, &Limits::default())
+///     .unwrap();
 /// assert_eq!(accepted.reply, Reply::Ack(0));
 /// assert_eq!(accepted.ticket, "the frontend waits");
 ///
 /// // Nothing is due any more.
-/// assert!(tracker.accept(&header, &[0; 8], Endian::Little, &Limits::default()).is_err());
+/// assert!(tracker
+///     .accept(&header, &[0; 8], Endian::Little, &Limits::default())
+///     .is_err());
 /// # Ok::<(), vhost_guest_msg::TrackerFull<&str>>(())
 /// ```
 #[derive(Debug)]

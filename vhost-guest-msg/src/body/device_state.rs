@@ -30,9 +30,9 @@ const _: () = assert!(size_of::<Wire<zerocopy::BigEndian>>() == 8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// The backend writes its state.
-    Save,
+    Save = 0,
     /// The backend reads its state.
-    Load,
+    Load = 1,
 }
 
 /// A channel for the state of the stopped device. *Stopped* is the only phase

@@ -36,25 +36,28 @@ const _: () = assert!(size_of::<Wire<zerocopy::BigEndian>>() == 32);
 
 /// What an I/O virtual address may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Permission {
-    None,
-    Read,
-    Write,
-    ReadWrite,
+    /// Nothing.
+    None = 0,
+    /// Reads.
+    Read = 1,
+    /// Writes.
+    Write = 2,
+    /// Both.
+    ReadWrite = 3,
 }
 
 /// What an [`Iotlb`] message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IotlbKind {
     /// Backend: which memory is this address?
-    Miss,
+    Miss = 1,
     /// Frontend: this address is this memory.
-    Update,
+    Update = 2,
     /// Frontend: forget these addresses.
-    Invalidate,
+    Invalidate = 3,
     /// Backend: this access was not allowed.
-    AccessFail,
+    AccessFail = 4,
 }
 
 /// An entry of the I/O translation buffer.
@@ -182,7 +185,7 @@ impl Plain for Iotlb {
             size: self.size.into(),
             user_address: self.user_address.into(),
             permission: self.permission as u8,
-            kind: self.kind as u8 + 1,
+            kind: self.kind as u8,
             padding: [0; 6],
         });
     }

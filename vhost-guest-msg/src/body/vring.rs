@@ -95,8 +95,8 @@ pub struct VringBase {
 }
 
 /// GET_VRING_BASE, GET_VRING_BASE_SKIP_DRAIN, and the in-band notifications:
-/// just a vring. The second number is reserved; some frontends leave garbage
-/// there, so it is not looked at, and is zero when written.
+/// just a vring. The second number is reserved; DPDK's virtio-user sends what
+/// was on its stack there, so it is not looked at, and is zero when written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VringSelect {
     /// The vring.

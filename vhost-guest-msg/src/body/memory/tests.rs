@@ -41,9 +41,11 @@ fn rejects_overlap_in_either_address_space() {
         let error = MemTable::new(entries).unwrap_err();
         assert_eq!(error, Invalid::new(field, Problem::Overlap));
     }
-    // Neighbours do not overlap.
-    let entries = [(base, ()), (region(2 * PAGE, 0x8000), ())].to_vec();
-    assert!(MemTable::new(entries).is_ok());
+    // Neighbours do not overlap, whichever comes first.
+    for neighbour in [region(2 * PAGE, 0x8000), region(0, 0x6000)] {
+        assert!(MemTable::new([(base, ()), (neighbour, ())].to_vec()).is_ok());
+        assert!(MemTable::new([(neighbour, ()), (base, ())].to_vec()).is_ok());
+    }
 }
 
 #[test]
