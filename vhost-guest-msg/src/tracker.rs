@@ -168,10 +168,21 @@ impl<T> ReplyTracker<T> {
         self.entries.is_empty()
     }
 
-    /// Whether there is no room for another.
+    /// Whether there is no room for another. Optional replies make room: they
+    /// may never come.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.entries.len() >= self.capacity
+        self.entries.len() >= self.capacity && !self.entries.iter().any(|e| e.due.is_optional())
+    }
+
+    /// Makes room for an entry: the oldest optional reply is not expected any
+    /// more, if it has to be.
+    fn make_room(&mut self) -> bool {
+        if self.entries.len() >= self.capacity {
+            let oldest = self.entries.iter().position(|e| e.due.is_optional());
+            return oldest.and_then(|at| self.entries.remove(at)).is_some();
+        }
+        true
     }
 
     /// Takes note that request `code` was forwarded. Without an expectation
@@ -191,7 +202,7 @@ impl<T> ReplyTracker<T> {
             ReplyExpectation::Due(shape) => (shape, false),
             ReplyExpectation::Optional(shape) => (shape, true),
         };
-        if self.is_full() {
+        if !self.make_room() {
             return Err(TrackerFull(ticket));
         }
         let due = Due::Peer {
@@ -209,7 +220,7 @@ impl<T> ReplyTracker<T> {
     ///
     /// The list is full; it hands back the reply.
     pub fn expect_local(&mut self, code: u32, reply: Reply) -> Result<(), TrackerFull<Reply>> {
-        if self.is_full() {
+        if !self.make_room() {
             return Err(TrackerFull(reply));
         }
         let due = Due::Local(reply);

@@ -158,3 +158,18 @@ fn every_form_of_a_log_reply_is_read() {
     let size = 0x28000;
     assert_eq!(LogReply::to(&area), LogReply::Echo { size, offset: 0 });
 }
+
+#[test]
+fn optional_replies_that_never_come_do_not_fill_it() {
+    let mut tracker = tracker();
+    for ticket in 0..100 {
+        assert!(!tracker.is_full());
+        tracker.expect(2, MAYBE, ticket).unwrap();
+    }
+    assert_eq!(tracker.len(), 4);
+    for ticket in 100..104 {
+        tracker.expect(3, ACK, ticket).unwrap();
+    }
+    assert!(tracker.is_full());
+    assert_eq!(accept(&mut tracker, 3, &[0; 8]).unwrap().ticket, 100);
+}
