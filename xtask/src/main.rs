@@ -15,7 +15,9 @@ mod commits;
 mod coverage;
 mod e2e;
 mod error;
+mod fuzz;
 mod process;
+mod seeds;
 mod workspace;
 
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ Commands:
   commits [RANGE]    Check the format of the commits (default: all of HEAD)
   coverage           Measure the line coverage of the tests
   e2e qemu-blk       Boot stock VMs on a disk that the device serves
+  fuzz [TARGET]      Run the fuzz targets, on the stable toolchain
   help               Print this
 
 `cargo xtask COMMAND --help` tells a command's options.
@@ -53,6 +56,7 @@ fn run(arguments: &mut Arguments) -> Result<()> {
         Some("commits") => commits::run(arguments),
         Some("coverage") => coverage::run(arguments),
         Some("e2e") => e2e::run(arguments),
+        Some("fuzz") => fuzz::run(arguments),
         Some("help") => {
             print!("{HELP}");
             Ok(())

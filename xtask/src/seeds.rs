@@ -1,0 +1,163 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The first inputs of the fuzz targets: real sessions, in the form that each
+//! target reads.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Context, Result};
+use crate::workspace;
+
+/// Where the message crate keeps what real frontends and backends sent.
+const CAPTURES: &str = "vhost-guest-msg/tests/data";
+/// Real sessions consist of more messages than an input should have.
+const STREAM_MAX: usize = 3000;
+
+/// Modes in `fuzz/src/lib.rs`.
+const ALL_FEATURES: u8 = 4;
+const ANY_LENGTH: u8 = 16;
+const HEADER_SIZE: usize = 12;
+const FLAG_REPLY: u8 = 4;
+
+/// The kinds of steps in `fuzz_targets/reply.rs`.
+const REQUEST: u8 = 0;
+const REPLY: u8 = 2;
+
+/// A message that was captured.
+#[derive(Debug, PartialEq)]
+struct Message {
+    from_frontend: bool,
+    fds: u8,
+    bytes: Vec<u8>,
+}
+
+/// Writes the seeds of a target; returns how many there are.
+pub fn write(target: &str, corpus: &Path) -> Result<usize> {
+    let directory = workspace::root().join(CAPTURES);
+    let mut seeds = Vec::new();
+    for entry in fs::read_dir(&directory)
+        .path_context("cannot read", &directory)?
+        .flatten()
+    {
+        let path = entry.path();
+        let text = fs::read_to_string(&path).path_context("cannot read", &path)?;
+        let messages: Vec<Message> = text.lines().filter_map(parse).collect();
+        if messages.is_empty() {
+            continue;
+        }
+        match target {
+            "framer" => seeds.push(framer(&messages)),
+            "reply" => seeds.extend(replies(&messages)),
+            _ => seeds.extend(messages.iter().map(decode)),
+        }
+    }
+    seeds.sort();
+    seeds.dedup();
+    for (index, seed) in seeds.iter().enumerate() {
+        let path = corpus.join(format!("seed-{index:03}"));
+        fs::write(&path, seed).path_context("cannot write", &path)?;
+    }
+    Ok(seeds.len())
+}
+
+fn decode(message: &Message) -> Vec<u8> {
+    let mode = match message.bytes.len().saturating_sub(HEADER_SIZE) % 8 {
+        0 => ALL_FEATURES,
+        _ => ALL_FEATURES | ANY_LENGTH,
+    };
+    let mut seed = vec![mode, message.fds];
+    seed.extend(shorten(message));
+    seed
+}
+
+/// A message with the targets' short header, number and flags.
+fn shorten(message: &Message) -> Vec<u8> {
+    let bytes = &message.bytes;
+    let body = bytes.get(HEADER_SIZE..).unwrap_or_default();
+    let header = [bytes.first(), bytes.get(4)];
+    header.into_iter().flatten().chain(body).copied().collect()
+}
+
+/// The frontend's side of a session, as much of it as is a good input.
+fn framer(messages: &[Message]) -> Vec<u8> {
+    // No script: everything arrives as it is asked for.
+    let mut seed = vec![0, 0];
+    for message in messages.iter().filter(|message| message.from_frontend) {
+        if seed.len() + message.bytes.len() > STREAM_MAX {
+            break;
+        }
+        seed.extend_from_slice(&message.bytes);
+    }
+    seed
+}
+
+/// Parts of a session: some requests and their replies.
+fn replies(messages: &[Message]) -> Vec<Vec<u8>> {
+    messages
+        .chunks(8)
+        .map(|messages| {
+            let mut seed = vec![ALL_FEATURES];
+            for message in messages {
+                seed.push(if message.from_frontend {
+                    REQUEST
+                } else {
+                    REPLY
+                });
+                seed.extend_from_slice(&(message.bytes.len() as u16).to_le_bytes());
+                seed.extend_from_slice(&message.bytes);
+            }
+            seed
+        })
+        .collect()
+}
+
+/// One line of a file: of a capture, a JSON object with "from", "fds" and
+/// "bytes"; of the golden vectors, a name, the message, and what it is.
+fn parse(line: &str) -> Option<Message> {
+    if !line.starts_with('{') {
+        let bytes = unhex(line.split(' ').nth(1)?)?;
+        let flags = bytes.get(4)?;
+        return Some(Message {
+            from_frontend: flags & FLAG_REPLY == 0,
+            fds: u8::from(line.contains(" one ")),
+            bytes,
+        });
+    }
+    let after = |key: &str| Some(line.split_once(&format!("\"{key}\": "))?.1);
+    let fds = after("fds")?.strip_prefix('[')?.split_once(']')?.0;
+    let digits = after("bytes")?.strip_prefix('"')?.split_once('"')?.0;
+    Some(Message {
+        from_frontend: after("from")?.starts_with("\"frontend\""),
+        fds: fds.split(',').filter(|fd| !fd.trim().is_empty()).count() as u8,
+        bytes: unhex(digits)?,
+    })
+}
+
+fn unhex(digits: &str) -> Option<Vec<u8>> {
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_captured_message() {
+        let line = r#"{"from": "frontend", "request": 12, "flags": 1, "size": 8, "fds": ["a", "b"], "bytes": "0c0000000900000001000000ff"}"#;
+        let message = parse(line).unwrap();
+        assert!(message.from_frontend);
+        assert_eq!(message.fds, 2);
+        assert_eq!(message.bytes.len(), 13);
+        assert_eq!(decode(&message), [20, 2, 12, 9, 0xff]);
+        assert_eq!(
+            parse(r#"{"from": "backend", "fds": [], "bytes": "0"}"#),
+            None
+        );
+    }
+}
