@@ -1,3 +1,240 @@
 // Copyright 2026 The vhost-guest Authors. All rights reserved.
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A frontend, the scripted device, and a server between them.
+
+mod lifecycle;
+mod messages;
+mod rings;
+
+use std::sync::Arc;
+
+use vhost_guest_msg::{
+    Endian, FrontendRequest, Header, MemTable, ProtocolFeatures, Region, VirtioFeatures, VringBase,
+    VringEnable, VringFd, VringNum, VringSelect, HEADER_SIZE,
+};
+
+use super::*;
+use crate::fake::{Fake, FakeTransport};
+use crate::fake_ring::{GuestRing, GPA, LEN, USER};
+use crate::vring::Ring;
+
+/// Reads requests and answers with as many bytes as there is room for.
+#[derive(Default)]
+struct Echo {
+    config: [u8; 8],
+    changed: bool,
+    seen: Vec<(u16, Vec<u8>)>,
+    features: VirtioFeatures,
+    resets: u32,
+}
+
+const F_OWN: VirtioFeatures = VirtioFeatures::from_bits_retain(1 << 3);
+
+impl Backend for Echo {
+    fn device_type(&self) -> u16 {
+        2
+    }
+
+    fn features(&self) -> VirtioFeatures {
+        F_OWN
+    }
+
+    fn set_features(&mut self, features: VirtioFeatures) {
+        self.features = features;
+    }
+
+    fn queues(&self) -> u16 {
+        64
+    }
+
+    fn config_read(&self, offset: u32, data: &mut [u8]) -> bool {
+        let rest = self.config.get(offset as usize..).unwrap_or(&[]);
+        for (to, from) in data.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        offset < 8
+    }
+
+    fn config_write(&mut self, offset: u32, data: &[u8]) -> bool {
+        let start = offset as usize;
+        let Some(field) = self.config.get_mut(start..start + data.len()) else {
+            return false;
+        };
+        field.copy_from_slice(data);
+        true
+    }
+
+    fn take_config_change(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn reset(&mut self) {
+        self.resets += 1;
+    }
+
+    fn budget(&self) -> u16 {
+        4
+    }
+
+    fn process(&mut self, queue: u16, ring: &mut Ring<'_>) {
+        while let Some(mut chain) = ring.next_chain() {
+            let mut data = vec![0; chain.readable_len() as usize];
+            chain.read(&mut data);
+            self.seen.push((queue, data));
+            let answer = vec![0x77; chain.writable_len() as usize];
+            let written = chain.write(&answer) as u32;
+            ring.complete(chain, written);
+        }
+    }
+}
+
+/// The whole of it: what the tests call is the frontend's doing.
+struct Setup {
+    fake: Arc<Fake>,
+    server: Server<FakeTransport, Echo>,
+}
+
+type Request = FrontendRequest<()>;
+
+impl Setup {
+    /// A server with a frontend that has sent nothing yet.
+    fn new() -> Self {
+        Self::with(Fake::new(4))
+    }
+
+    fn with(fake: Arc<Fake>) -> Self {
+        let device = Device::open(FakeTransport(fake.clone())).unwrap();
+        let server = Server::new(device, Echo::default()).unwrap();
+        fake.connect();
+        Self { fake, server }
+    }
+
+    /// With the features of a usual frontend.
+    fn negotiated() -> Self {
+        let mut this = Self::new();
+        this.negotiate();
+        this
+    }
+
+    fn negotiate(&mut self) {
+        self.send(&Request::SetProtocolFeatures(
+            ProtocolFeatures::REPLY_ACK
+                | ProtocolFeatures::MQ
+                | ProtocolFeatures::CONFIG
+                | ProtocolFeatures::BACKEND_REQ
+                | ProtocolFeatures::CONFIGURE_MEM_SLOTS
+                | ProtocolFeatures::RESET_DEVICE
+                | ProtocolFeatures::STATUS,
+        ));
+        let features = VirtioFeatures::VERSION_1 | VirtioFeatures::PROTOCOL_FEATURES | F_OWN;
+        self.send(&Request::SetFeatures(features));
+    }
+
+    /// Runs the server until it has nothing left to do.
+    fn run(&mut self) {
+        for _ in 0..1000 {
+            if self.server.run_once(Some(Duration::ZERO)).unwrap() == Turn::Idle {
+                return;
+            }
+        }
+        panic!("the server never rests");
+    }
+
+    fn send_bytes(&mut self, bytes: &[u8]) {
+        self.fake.give(0, bytes);
+        self.run();
+    }
+
+    fn send(&mut self, request: &Request) {
+        self.send_bytes(&request.to_vec(false, Endian::Little));
+    }
+
+    fn reply(&mut self) -> Option<(Header, Vec<u8>)> {
+        let message = self.fake.take(1)?;
+        let (header, body) = message.split_first_chunk::<HEADER_SIZE>().unwrap();
+        let header = Header::parse(header, Endian::Little).unwrap();
+        assert_eq!(header.size as usize, body.len());
+        assert_eq!(header.flags, vhost_guest_msg::HeaderFlags::REPLY);
+        Some((header, body.to_vec()))
+    }
+
+    /// Sends `request` and returns the payload of the reply.
+    fn ask(&mut self, request: &Request) -> Vec<u8> {
+        self.send(request);
+        let (header, body) = self.reply().expect("no reply");
+        assert_eq!(header.code, request.code());
+        body
+    }
+
+    fn ask_u64(&mut self, request: &Request) -> u64 {
+        u64::from_le_bytes(self.ask(request).try_into().unwrap())
+    }
+
+    /// Sends `request` with NEED_REPLY; whether it was acknowledged.
+    fn acked(&mut self, request: &Request) -> bool {
+        self.send_bytes(&request.to_vec(true, Endian::Little));
+        let (header, body) = self.reply().expect("no acknowledgement");
+        assert_eq!(header.code, request.code());
+        assert_eq!(self.reply(), None, "two replies");
+        body == [0; 8]
+    }
+
+    fn share_memory(&mut self) {
+        let region = Region::new(GPA, LEN, USER, 0).unwrap();
+        let table = MemTable::new(vec![(region, ())]).unwrap();
+        assert!(self.acked(&Request::SetMemTable(table)));
+    }
+
+    /// Sets vring `index` up and starts it.
+    fn start_ring(&mut self, index: u8) -> GuestRing {
+        let base = 0x4000 * u64::from(index);
+        let ring = GuestRing::new(self.fake.window.clone(), 8, base);
+        self.restart_ring(index, &ring, 0);
+        ring
+    }
+
+    fn restart_ring(&mut self, index: u8, ring: &GuestRing, base: u32) {
+        for request in [
+            Request::SetVringNum(VringNum::new(index, ring.num).unwrap()),
+            Request::SetVringBase(VringBase { index, base }),
+            Request::SetVringAddr(ring.address(index)),
+            Request::SetVringCall(VringFd {
+                index,
+                fd: Some(()),
+            }),
+            Request::SetVringKick(VringFd {
+                index,
+                fd: Some(()),
+            }),
+            Request::SetVringEnable(VringEnable {
+                index,
+                enable: true,
+            }),
+        ] {
+            assert!(self.acked(&request), "{request:?}");
+        }
+        self.fake.state().doorbells.clear();
+    }
+
+    fn stop_ring(&mut self, index: u8) -> u32 {
+        let body = self.ask(&Request::GetVringBase(VringSelect { index }));
+        u32::from_le_bytes(body[4..].try_into().unwrap())
+    }
+
+    fn kick(&mut self, index: u16) {
+        self.fake.kick(index);
+        self.run();
+    }
+
+    fn calls(&self) -> Vec<u16> {
+        std::mem::take(&mut self.fake.state().doorbells)
+    }
+
+    /// Whether the frontend was disconnected since the last look.
+    fn disconnected(&mut self) -> bool {
+        let state = self.fake.state();
+        state.device[34] == 1
+    }
+}
