@@ -64,7 +64,7 @@ pub enum Outbound {
 /// A vhost-guest device, initialised and ready to be given a backend.
 ///
 /// This is the level of single messages, doorbells and interrupts. Most
-/// users hand it on to a server at once.
+/// users hand it on to [`serve`](crate::serve) at once.
 ///
 /// Dropping it resets the device.
 pub struct Device<T: Transport> {

@@ -10,7 +10,28 @@
 //! frontend's guest appears in a PCI BAR (the *window*), kicks are
 //! interrupts, calls are stores to a doorbell BAR.
 //!
+//! 1. A [`Transport`] reaches the PCI function:
+//!    [`Emulated`](crate::emulated::Emulated), or one of your own.
+//! 2. [`Device::open`] finds and initialises the device.
+//! 3. [`serve`] answers every vhost-user request and runs the vrings, for a
+//!    [`Backend`]: [`Blk`](crate::blk::Blk), or one of your own.
+//!
+//! ```no_run
+//! # #[cfg(feature = "blk")] {
+//! use vhost_guest_driver::blk::Blk;
+//! use vhost_guest_driver::{serve, Device, Transport};
+//!
+//! fn disk(transport: impl Transport) -> Result<(), Box<dyn std::error::Error>> {
+//!     let device = Device::open(transport)?;
+//!     serve(device, Blk::open("disk.img", false)?.with_queues(4))?;
+//!     Ok(())
+//! }
+//! # }
+//! ```
+//!
 //! Everything that the device or the frontend wrote is checked before use.
+//! A frontend that breaks the rules is disconnected and the next one served;
+//! a device that does ends the server with an [`Error`].
 
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![deny(missing_docs)]
