@@ -2,7 +2,8 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The examples are targets of this package. What they share is here: a small
-//! userspace VMM around a vhost-guest device.
+//! The code of the examples, so that it is tested, and a small userspace VMM
+//! around a vhost-guest device that they share.
 
+pub mod loopback;
 pub mod vmm;

@@ -51,6 +51,10 @@ pub enum Failure {
     #[error("leak: {0}")]
     Leak(String),
 
+    /// The VMM's threads ran where they must not, or did not where they must.
+    #[error("wake-ups of the VMM's threads in steady state: {0}")]
+    Wakeups(String),
+
     /// The emulated guest stopped.
     #[error("guest: {0}")]
     Guest(String),

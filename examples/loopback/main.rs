@@ -2,60 +2,10 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A disk served from inside a guest, through a vhost-guest device, with all
-//! parts in one program: `cargo run --release --example loopback`.
-
-// Until the VMM's part is there.
-#![allow(dead_code)]
-
-mod failure;
-mod frontend;
-mod latency;
-mod options;
-mod places;
-mod report;
-mod resources;
-mod signals;
-mod socket;
-mod wakeups;
+//! The example `loopback`; its code is in the library, where its tests are.
 
 use std::process::ExitCode;
 
-use failure::Failure;
-use options::{Options, HELP};
-
 fn main() -> ExitCode {
-    let outcome = Options::parse(std::env::args_os().skip(1)).and_then(run);
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("loopback: {failure}");
-            ExitCode::from(code(&failure))
-        }
-    }
-}
-
-fn run(options: Options) -> Result<(), Failure> {
-    if options.help {
-        print!("{HELP}");
-        return Ok(());
-    }
-    if options.frontend_of.is_some() {
-        return frontend::run(&options);
-    }
-    Err(Failure::Usage("only the frontend is there yet".into()))
-}
-
-fn code(failure: &Failure) -> u8 {
-    match failure {
-        Failure::Usage(_) => 2,
-        Failure::Interrupted => 130,
-        _ => 1,
-    }
-}
-
-/// Ends the process from a thread that nobody waits for.
-fn fail(failure: &Failure) -> ! {
-    eprintln!("loopback: {failure}");
-    std::process::exit(code(failure).into())
+    vhost_guest_examples::loopback::main()
 }

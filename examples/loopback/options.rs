@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::failure::Failure;
+use crate::loopback::failure::Failure;
 
 /// Text of `--help`.
 pub const HELP: &str = "\
@@ -37,9 +37,9 @@ Usage: loopback [OPTIONS]
   --seed N          seed of the workload (default: 1)
   --help            this text
 
-Exit code: 0 if all went well; 1 on a checksum mismatch, a hang, a leak or any
-other failure, with one line that says so; 2 if the command line is wrong; 130
-after Ctrl-C.
+Exit code: 0 if all went well; 1 on a checksum mismatch, a hang, a leak, wake-ups
+of the VMM's threads that must not be, or any other failure, with one line that
+says so; 2 if the command line is wrong; 130 after Ctrl-C (0 with --listen).
 
 A frontend that truncates memory that it shares kills this program (SIGBUS): it
 touches that memory itself, in the role of the guest. A VMM on KVM survives.

@@ -9,11 +9,8 @@ use std::path::{Path, PathBuf};
 
 use vmm_sys_util::tempdir::TempDir;
 
-use crate::failure::{Context, Failure};
-use crate::options::Options;
-
-/// The smallest unit of a disk.
-const SECTOR: u64 = 512;
+use crate::loopback::failure::{Context, Failure};
+use crate::loopback::options::Options;
 
 /// Files that a run uses.
 pub struct Places {
@@ -63,11 +60,5 @@ fn make_image(path: &Path, size: u64) -> Result<(), Failure> {
 pub fn open_image(path: &Path, read_only: bool) -> Result<File, Failure> {
     let name = path.display();
     let file = File::options().read(true).write(!read_only).open(path);
-    let file = file.context(format!("disk {name}"))?;
-    let length = file.metadata().context(format!("disk {name}"))?.len();
-    if length < SECTOR || length % SECTOR != 0 {
-        let text = format!("{name} has {length} bytes, not a multiple of {SECTOR}");
-        return Err(Failure::Usage(text));
-    }
-    Ok(file)
+    file.context(format!("disk {name}"))
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::failure::{Context, Failure};
+use crate::loopback::failure::{Context, Failure};
 
 /// How long giving back may take: closing descriptors has a thread of its own.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@ use std::thread;
 use libc::{SIGHUP, SIGINT, SIGTERM, SIG_BLOCK, SIG_UNBLOCK};
 use vmm_sys_util::signal::create_sigset;
 
-use crate::failure::{Context, Failure};
+use crate::loopback::failure::{Context, Failure};
 
 const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 

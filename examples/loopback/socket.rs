@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::failure::{Context, Failure};
+use crate::loopback::failure::{Context, Failure};
 
 /// Removes the socket's name when dropped, if it is still the same socket.
 #[derive(Debug)]

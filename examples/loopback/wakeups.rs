@@ -27,8 +27,12 @@ impl Switches {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?;
             let id = task.file_name().to_string_lossy().parse().unwrap_or(0);
-            let name = fs::read_to_string(task.path().join("comm"))?;
-            let status = fs::read_to_string(task.path().join("status"))?;
+            let name = fs::read_to_string(task.path().join("comm"));
+            let status = fs::read_to_string(task.path().join("status"));
+            // A thread may end while it is looked at.
+            let (Ok(name), Ok(status)) = (name, status) else {
+                continue;
+            };
             if name.trim() != VCPU {
                 switches.insert((name.trim().to_owned(), id), in_status(&status));
             }
@@ -41,7 +45,7 @@ impl Switches {
         let mut added = BTreeMap::new();
         for (thread, count) in &self.0 {
             let earlier = before.0.get(thread).copied().unwrap_or(0);
-            *added.entry(thread.0.clone()).or_default() += count - earlier;
+            *added.entry(thread.0.clone()).or_default() += count.saturating_sub(earlier);
         }
         added
     }

@@ -16,13 +16,130 @@
 //! | `KVM_IRQFD` | [`InterruptController`] |
 //! | `KVM_IOEVENTFD` | [`Doorbells`] |
 //! | `KVM_SET_USER_MEMORY_REGION` | [`Arena`] |
+//! | exits to userspace | [`PciBus`] |
 
+mod bus;
 mod doorbells;
 mod eventfd;
 mod interrupts;
 mod sources;
 mod window;
 
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use vhost_guest_device::Services;
+use vhost_guest_driver::emulated::Platform;
+use vhost_guest_driver::Window;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+pub use bus::{Device, PciBus};
 pub use doorbells::Doorbells;
 pub use interrupts::InterruptController;
 pub use window::Arena;
+
+/// The guest's memory, which the driver uses for its queues.
+const RAM: GuestAddress = GuestAddress(1 << 20);
+const RAM_SIZE: usize = 2 << 20;
+/// Where the guest places BARs: above 4 GiB, as firmware does with large ones.
+const MMIO: u64 = 1 << 40;
+
+/// What a VMM's command line would say.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Vrings that a frontend may use.
+    pub queues: u16,
+    /// Size of the window: the most that a frontend can share.
+    pub window_size: usize,
+    /// The virtio type of the device that the guest implements.
+    pub device_type: u16,
+    /// Interrupts reach the guest without a thread of the VMM.
+    pub irqfd: bool,
+    /// Doorbell stores signal without the device.
+    pub ioeventfd: bool,
+}
+
+/// A virtual machine with a vhost-guest device.
+pub struct Machine {
+    bus: Arc<PciBus>,
+    interrupts: Arc<InterruptController>,
+    doorbells: Arc<Doorbells>,
+    arena: Arc<Arena>,
+    ram: Arc<GuestMemoryMmap>,
+}
+
+impl Machine {
+    /// Makes a machine whose device serves the frontends of `listener`.
+    pub fn new(listener: UnixListener, config: &Config) -> io::Result<Self> {
+        let interrupts = Arc::new(InterruptController::new(config.irqfd)?);
+        let doorbells = Arc::new(Doorbells::new(config.ioeventfd)?);
+        let arena = Arc::new(Arena::new(config.window_size)?);
+        let ram = GuestMemoryMmap::from_ranges(&[(RAM, RAM_SIZE)]).map_err(io::Error::other)?;
+        let ram = Arc::new(ram);
+        let services = Services {
+            interrupts: interrupts.clone(),
+            doorbells: doorbells.clone(),
+            window: arena.clone(),
+            memory: ram.clone(),
+            notifier: None,
+            thread_hook: None,
+        };
+        let device = Device::builder(listener)
+            .queues(config.queues)
+            .window_size(config.window_size as u64)
+            .device_type(config.device_type)
+            .build(services)
+            .map_err(io::Error::other)?;
+        Ok(Self {
+            bus: Arc::new(PciBus::new(device, doorbells.clone())),
+            interrupts,
+            doorbells,
+            arena,
+            ram,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.bus.device()
+    }
+
+    /// The interrupt controller.
+    pub fn interrupts(&self) -> &InterruptController {
+        &self.interrupts
+    }
+
+    /// The doorbells.
+    pub fn doorbells(&self) -> &Doorbells {
+        &self.doorbells
+    }
+
+    /// The memory behind the window.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// What the guest sees of the machine.
+    pub fn platform(&self) -> io::Result<Platform> {
+        let ram = self.ram.get_host_address(RAM).map_err(io::Error::other)?;
+        let ram = NonNull::new(ram).ok_or(io::ErrorKind::Other)?;
+        // SAFETY: the memory is RAM_SIZE bytes long and mapped as long as the
+        // owner exists. The device accesses it through vm-memory, with
+        // volatile loads and stores; nobody makes references to it.
+        let ram = unsafe { Window::from_raw(ram, RAM_SIZE as u64, Some(self.ram.clone())) };
+        let (base, size) = (self.arena.base(), self.arena.size() as u64);
+        // SAFETY: the arena is readable and writable all over as long as it
+        // exists, and nobody makes references to its memory.
+        let window = unsafe { Window::from_raw(base, size, Some(self.arena.clone())) };
+        Ok(Platform {
+            bus: self.bus.clone(),
+            interrupts: self.interrupts.clone(),
+            ram: ram.ok_or(io::ErrorKind::Other)?,
+            ram_address: RAM.0,
+            shared_memory: window.ok_or(io::ErrorKind::Other)?,
+            mmio_address: MMIO,
+        })
+    }
+}

@@ -17,8 +17,8 @@ use super::pattern::{fill, Model, Random, BLOCK};
 use super::ring::Part;
 use super::session::{Disk, Queue};
 use super::watchdog::LIMIT;
-use crate::failure::{Context, Failure};
-use crate::latency::Histogram;
+use crate::loopback::failure::{Context, Failure};
+use crate::loopback::latency::Histogram;
 
 const BLOCKS_PER_REQUEST: u64 = REQUEST_BYTES / BLOCK as u64;
 const SECTORS_PER_BLOCK: u64 = BLOCK as u64 / 512;

@@ -14,7 +14,7 @@ use rustix::fs::{ftruncate, memfd_create, MemfdFlags, SealFlags};
 use vhost::VhostUserMemoryRegionInfo;
 use vm_memory::{Address, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use crate::failure::{Context, Failure};
+use crate::loopback::failure::{Context, Failure};
 
 /// Requests that a queue has under way at most.
 pub const DEPTH: u16 = 16;

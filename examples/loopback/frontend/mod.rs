@@ -26,12 +26,12 @@ use self::lane::{Counters, Lane, Next};
 use self::pattern::{Model, BLOCK};
 use self::session::{Disk, Session};
 use self::watchdog::Watchdog;
-use crate::failure::{Context, Failure};
-use crate::latency::Histogram;
-use crate::options::{Length, Options};
-use crate::report::Report;
-use crate::signals;
-use crate::wakeups::Switches;
+use crate::loopback::failure::{Context, Failure};
+use crate::loopback::latency::Histogram;
+use crate::loopback::options::{Length, Options};
+use crate::loopback::report::Report;
+use crate::loopback::signals;
+use crate::loopback::wakeups::Switches;
 
 /// Requests of each queue before the measured part.
 const WARM_UP: u64 = 500;
@@ -171,7 +171,7 @@ fn drive(mut lane: Lane<'_>, course: &Course) -> (Model, Histogram) {
         warm_up -= u64::from(matches!(next, Next::Request(_)));
         next
     });
-    outcome.unwrap_or_else(|failure| crate::fail(&failure));
+    outcome.unwrap_or_else(|failure| crate::loopback::fail(&failure));
     lane.latencies.clear();
     course.line.wait();
     course.line.wait();
@@ -190,7 +190,7 @@ fn drive(mut lane: Lane<'_>, course: &Course) -> (Model, Histogram) {
         });
         taken.map_or(Next::End, |_| next)
     });
-    outcome.unwrap_or_else(|failure| crate::fail(&failure));
+    outcome.unwrap_or_else(|failure| crate::loopback::fail(&failure));
     course.finished.fetch_add(1, Ordering::Relaxed);
     course.line.wait();
     (lane.model, lane.latencies)
@@ -199,7 +199,7 @@ fn drive(mut lane: Lane<'_>, course: &Course) -> (Model, Histogram) {
 /// Counts the VMM's wake-ups while the lanes work, and shows the progress.
 fn measure(course: &Course, options: &Options, lanes: u64, vmm: u32) -> Result<Report, Failure> {
     course.line.wait();
-    let before = Switches::of(vmm).context("context switches of the VMM")?;
+    let before = quiet(vmm)?;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let counters = &course.counters;
     let (kicks, calls) = (count(&counters.kicks), count(&counters.calls));
@@ -221,7 +221,7 @@ fn measure(course: &Course, options: &Options, lanes: u64, vmm: u32) -> Result<R
             course.stop.store(true, Ordering::Relaxed);
         }
     }
-    let after = Switches::of(vmm).context("context switches of the VMM")?;
+    let after = switches(vmm)?;
     let elapsed = start.elapsed();
     course.line.wait();
     Ok(Report {
@@ -231,6 +231,31 @@ fn measure(course: &Course, options: &Options, lanes: u64, vmm: u32) -> Result<R
         wakeups: after.since(&before),
         ..Report::default()
     })
+}
+
+fn switches(vmm: u32) -> Result<Switches, Failure> {
+    Switches::of(vmm).context("context switches of the VMM")
+}
+
+/// The counts after the VMM has finished what the start of the rings gave it
+/// to do: closing descriptors, for example.
+fn quiet(vmm: u32) -> Result<Switches, Failure> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    let start = Instant::now();
+    let mut before = switches(vmm)?;
+    loop {
+        thread::sleep(PAUSE);
+        let now = switches(vmm)?;
+        if now == before {
+            return Ok(now);
+        }
+        if start.elapsed() > watchdog::LIMIT {
+            let seconds = watchdog::LIMIT.as_secs();
+            let text = format!("without requests, the VMM was busy for {seconds} s");
+            return Err(Failure::Hang(text));
+        }
+        before = now;
+    }
 }
 
 /// Reads all blocks with known content through a new connection.
@@ -254,7 +279,7 @@ fn verify(
                 scope.spawn(move || {
                     let mut position = lane.model.first();
                     let outcome = lane.run(|lane| lane.next_known(&mut position));
-                    outcome.unwrap_or_else(|failure| crate::fail(&failure));
+                    outcome.unwrap_or_else(|failure| crate::loopback::fail(&failure));
                 })
             });
         // All are started before the first one is waited for.

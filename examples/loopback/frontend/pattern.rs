@@ -4,7 +4,7 @@
 
 //! What is written to the disk, and what must come back.
 
-use crate::failure::Failure;
+use crate::loopback::failure::Failure;
 
 /// The workload's unit: requests are made of whole blocks.
 pub const BLOCK: usize = 4096;

@@ -21,7 +21,7 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use super::memory::{table, user_address, QueueLayout, RING_SIZE};
 use super::ring::Ring;
 use super::watchdog::Watchdog;
-use crate::failure::{Context, Failure};
+use crate::loopback::failure::{Context, Failure};
 
 const VIRTIO_BLK_F_RO: u64 = 1 << 5;
 const VIRTIO_BLK_F_FLUSH: u64 = 1 << 9;

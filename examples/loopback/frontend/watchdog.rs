@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::failure::Failure;
+use crate::loopback::failure::Failure;
 
 /// How long anything may take.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -39,7 +39,7 @@ impl Watchdog {
             if let Some((what, _)) = overdue {
                 let seconds = LIMIT.as_secs();
                 let failure = Failure::Hang(format!("no answer to {what} for {seconds} s"));
-                crate::fail(&failure);
+                crate::loopback::fail(&failure);
             }
         });
         Self { awaited }
