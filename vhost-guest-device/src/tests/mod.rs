@@ -5,6 +5,8 @@
 //! The device as a whole, between hostile peers.
 
 mod channel;
+mod hostile_frontend;
 mod life_cycle;
 mod requests;
 mod rig;
+mod siege;

@@ -1,0 +1,213 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! One device and one hostile frontend after another: what an attack has to
+//! end in, whatever it was.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use vhost_guest_msg::{frontend, FdRule, Layout, ProtocolFeatures, Row};
+use vhost_guest_vmm_traits::test_utils::Call;
+use vhost_guest_vmm_traits::MsiMessage;
+
+use super::rig::{event, memory_file, message, words, Frontend, Rig, DOORBELLS};
+
+/// Flags of a request.
+pub(crate) const PLAIN: u32 = 0x1;
+/// Flags of a request that asks for an acknowledgement.
+pub(crate) const NEED_REPLY: u32 = 0x9;
+/// Flags of a reply.
+pub(crate) const REPLY: u32 = 0x5;
+
+/// Where the samples' memory is in the frontend.
+pub(crate) const USER: u64 = 0x7000_0000;
+/// How much of it there is.
+pub(crate) const SIZE: u64 = 1 << 20;
+
+/// A device under attack.
+pub(crate) struct Siege {
+    pub(crate) rig: Rig,
+}
+
+impl Siege {
+    pub(crate) fn new() -> Self {
+        Self::of(Rig::new())
+    }
+
+    /// Any device; its guest need not have done anything yet.
+    pub(crate) fn of(mut rig: Rig) -> Self {
+        rig.initialise();
+        Self { rig }
+    }
+
+    /// The next frontend, which finds what the first one found, and has
+    /// negotiated `features`.
+    pub(crate) fn frontend(&mut self, features: ProtocolFeatures) -> Frontend {
+        let rig = &mut self.rig;
+        rig.start();
+        assert_eq!(rig.vmm.mappings(), [], "memory stayed after the reset");
+        // The driver auxiliary notifications: kick n on vector 5 + n.
+        for kick in 0..u32::from(super::rig::VRINGS) {
+            let both = kick | (5 + kick) << 16;
+            rig.write(crate::pci::bars::DRIVER_AUX, &both.to_le_bytes());
+        }
+        rig.backend_up();
+        let mut frontend = rig.connect();
+        rig.run();
+        assert_eq!(rig.up(), 3, "the next frontend was not served");
+        if !features.is_empty() {
+            rig.negotiate(&mut frontend, features);
+        }
+        take_config_interrupt(rig);
+        rig.vmm.take_calls();
+        frontend
+    }
+
+    /// The frontend is gone, the guest knows it and saw nothing of the attack,
+    /// and nothing of the frontend's is connected any more.
+    pub(crate) fn assert_lost(&mut self, mut frontend: Frontend, what: &str) {
+        let rig = &mut self.rig;
+        assert!(rig.needs_reset(), "{what}: still connected");
+        assert!(take_config_interrupt(rig), "{what}: no interrupt");
+        assert!(rig.vmm.calls().contains(&Call::NeedsReset), "{what}");
+        assert_nothing_connected(rig, what);
+        assert!(frontend.is_disconnected(), "{what}: the socket is open");
+        assert_eq!(rig.receive(0), None, "{what}: forwarded");
+    }
+
+    /// An attack by a frontend that has negotiated `features` costs it the
+    /// connection.
+    pub(crate) fn costs_the_connection(
+        &mut self,
+        features: ProtocolFeatures,
+        what: &str,
+        attack: impl FnOnce(&mut Rig, &mut Frontend),
+    ) {
+        let mut frontend = self.frontend(features);
+        attack(&mut self.rig, &mut frontend);
+        self.assert_lost(frontend, what);
+    }
+
+    /// A frontend that behaves is served.
+    pub(crate) fn serves_the_next(&mut self) {
+        let mut frontend = self.frontend(ProtocolFeatures::MQ);
+        frontend.send(&message(frontend::GET_FEATURES, PLAIN, &[]), &[]);
+        let request = self.rig.receive(0);
+        assert_eq!(request, Some(message(frontend::GET_FEATURES, PLAIN, &[])));
+        self.rig.reply(frontend::GET_FEATURES, &words(&[5]));
+        let reply = message(frontend::GET_FEATURES, REPLY, &words(&[5]));
+        assert_eq!(frontend.receive(), Some(reply));
+    }
+}
+
+/// Neither doorbells nor kicks of a frontend's are connected.
+pub(crate) fn assert_nothing_connected(rig: &Rig, what: &str) {
+    let doorbells = rig.vmm.doorbells();
+    let window = DOORBELLS..DOORBELLS + 0x1_0000;
+    assert!(!doorbells.iter().any(|at| window.contains(at)), "{what}");
+    let armed = rig.vmm.armed();
+    assert!(!armed.iter().any(|(_, m)| m.data >= 5), "{what}: {armed:?}");
+}
+
+/// Whether a configuration change interrupt is under way; it is taken.
+pub(crate) fn take_config_interrupt(rig: &Rig) -> bool {
+    let message = MsiMessage {
+        address: 0xFEE0_0000,
+        data: 0,
+    };
+    let armed = rig.vmm.armed_with(message);
+    armed.iter().any(signalled)
+}
+
+/// Whether an eventfd was signalled; it is drained.
+pub(crate) fn signalled(eventfd: &OwnedFd) -> bool {
+    rustix::io::read(eventfd, &mut [0; 8]).is_ok()
+}
+
+/// A correct payload for a request.
+pub(crate) fn sample(row: &Row) -> Vec<u8> {
+    let region = [0, SIZE, USER, 0];
+    match row.layout {
+        Layout::Nothing => vec![],
+        Layout::U64 | Layout::Rarp | Layout::VringFd => words(&[1]),
+        // The second number is one that all of them take.
+        Layout::VringState => words(&[1 | u64::from(takes_number(row)) << 32]),
+        Layout::VringAddr => words(&[1, USER, USER + 0x1000, USER + 0x2000, 0]),
+        Layout::MemTable => [words(&[1]), words(&region)].concat(),
+        Layout::MemRegion => [words(&[0]), words(&region)].concat(),
+        Layout::Log => words(&[SIZE, 0]),
+        Layout::Iotlb => words(&[0x1000, 0x1000, USER, 0x203]),
+        Layout::Config => [words(&[4 << 32 | 4]), vec![0; 8]].concat(),
+        Layout::Inflight => words(&[SIZE, 0, 1 | 256 << 16]),
+        Layout::DeviceState => words(&[1]),
+        Layout::Opaque => words(&[0]),
+    }
+}
+
+fn takes_number(row: &Row) -> bool {
+    use frontend::{SET_VRING_BASE, SET_VRING_ENABLE, SET_VRING_ENDIAN, SET_VRING_NUM};
+    let codes = [
+        SET_VRING_BASE,
+        SET_VRING_ENABLE,
+        SET_VRING_ENDIAN,
+        SET_VRING_NUM,
+    ];
+    codes.contains(&row.code)
+}
+
+/// The descriptors for [`sample`], of the right kinds; nobody holds the other
+/// ends.
+pub(crate) fn sample_fds(row: &Row) -> Vec<OwnedFd> {
+    match (row.fds, row.layout) {
+        (FdRule::None | FdRule::AtMostOneIgnored | FdRule::Any, _) => vec![],
+        (_, Layout::VringFd) => vec![event()],
+        (FdRule::One, Layout::Nothing) if row.code == frontend::SET_LOG_FD => vec![event()],
+        (FdRule::One, Layout::Nothing | Layout::DeviceState) => {
+            vec![UnixStream::pair().unwrap().0.into()]
+        }
+        _ => vec![memory_file(SIZE).into()],
+    }
+}
+
+/// Sends a message with descriptors.
+pub(crate) fn send(frontend: &mut Frontend, bytes: &[u8], fds: &[OwnedFd]) {
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    frontend.send(bytes, &fds);
+}
+
+/// What tells an open file from others, as far as the kernel shows it.
+fn identity(fdinfo: &Path) -> Option<Vec<String>> {
+    let text = fs::read_to_string(fdinfo).ok()?;
+    let fields = ["mnt_id:", "ino:", "eventfd-id:"];
+    let lines = text.lines().map(str::to_owned);
+    let told = |line: &String| fields.iter().any(|field| line.starts_with(field));
+    Some(lines.filter(told).collect())
+}
+
+/// How many descriptors of this process are of the same file as `fd`.
+pub(crate) fn descriptors_of(fd: impl AsFd) -> usize {
+    let directory = Path::new("/proc/self/fdinfo");
+    let own = directory.join(fd.as_fd().as_raw_fd().to_string());
+    let wanted = identity(&own).expect("an open descriptor");
+    let all = fs::read_dir(directory).unwrap();
+    all.filter(|entry| identity(&entry.as_ref().unwrap().path()).as_ref() == Some(&wanted))
+        .count()
+}
+
+/// Only this descriptor of the file is left: the device has closed its own,
+/// which another thread does for it.
+pub(crate) fn assert_closed(fd: impl AsFd, what: &str) {
+    for _ in 0..1000 {
+        if descriptors_of(&fd) == 1 {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{what}: a descriptor stayed open");
+}
