@@ -166,3 +166,29 @@ fn event_indices_wrap_around() {
     assert!(need_event(5, 10, 2));
     assert!(!need_event(10, 10, 2));
 }
+
+#[test]
+fn survives_used_rings_full_of_noise() {
+    let mut noise = 0x2545_f491_4f6c_dd1du64;
+    let mut next = || {
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        noise
+    };
+    for _ in 0..300 {
+        let (mut inbound, memory) = queue(Direction::DeviceWritable, true);
+        inbound.fill().unwrap();
+        for offset in (0..RING_LEN as u64).step_by(8) {
+            memory
+                .store_le(offset, next() & 0x0000_001f_0000_001f)
+                .unwrap();
+        }
+        memory.store_le(USED + 2, (next() % 18) as u16).unwrap();
+        let mut message = Vec::new();
+        while let Ok(true) = inbound.receive(&mut message) {
+            assert!(message.len() <= BUFFER_LEN as usize);
+            inbound.needs_notification().unwrap();
+        }
+    }
+}

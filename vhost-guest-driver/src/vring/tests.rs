@@ -403,3 +403,55 @@ fn asks_for_kicks_and_sees_what_came_before() {
         assert_eq!(bench.guest.avail_event(), event);
     }
 }
+
+/// Numbers without order, the same in every run.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+#[test]
+fn survives_rings_full_of_noise() {
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let mut bench = Bench::new(16, TABLES | EVENT);
+    for _ in 0..3000 {
+        let guest = &mut bench.guest;
+        for slot in 0..16 {
+            // Mostly addresses in memory, small lengths, known flags.
+            let address = match noise.below(16) {
+                0 => noise.next(),
+                _ => GPA + noise.below(LEN),
+            };
+            let len = match noise.below(16) {
+                0 => noise.next() as u32,
+                n => (n * 16) as u32,
+            };
+            let next = noise.below(18) as u16;
+            guest.put(slot, address, len, noise.below(8) as u16, next);
+        }
+        let ahead = noise.below(18) as u16;
+        for _ in 0..ahead {
+            let head = noise.below(18) as u16;
+            guest.offer(head);
+        }
+        bench.drain();
+        bench.vring.take_call();
+        bench.vring.request_kicks();
+        let base = bench.vring.stop();
+        assert!(bench.vring.set_base(base));
+        assert!(bench.vring.start(&bench.memory, TABLES | EVENT));
+        // What the drained requests overwrote, the guest sets right again.
+        bench.guest = GuestRing::new(bench.guest.window.clone(), 16, 0);
+        bench.guest.avail_idx = base;
+    }
+}
