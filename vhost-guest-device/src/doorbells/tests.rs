@@ -227,6 +227,17 @@ fn is_nowhere_or_dead_when_moving_fails() {
 }
 
 #[test]
+fn stays_nowhere_after_a_failed_move_until_the_next() {
+    let (mut guest, _) = Guest::connected();
+    guest.vmm.fail_nth(5, io::ErrorKind::OutOfMemory);
+    assert!(guest.doorbells.place(Some(BASE * 2)).is_err());
+    guest.connect(Doorbell::Call(0));
+    assert!(guest.vmm.doorbells().is_empty());
+    guest.doorbells.place(Some(BASE * 2)).unwrap();
+    assert_eq!(guest.vmm.doorbells(), addresses(BASE * 2));
+}
+
+#[test]
 fn is_dead_when_taking_back_half_a_move_fails() {
     /// Fails from the second registration on.
     #[derive(Default)]

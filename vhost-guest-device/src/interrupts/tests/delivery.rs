@@ -216,7 +216,9 @@ fn moves_a_kick_that_waits_to_the_new_eventfd() {
     assert_eq!(wait(&new), 1);
     let newer = guest.attach(0);
     assert_eq!(wait(&newer), 1);
+    // Disconnected is disconnected: the next one begins anew.
     guest.interrupts.attach_kick(0, None).unwrap();
     let fresh = guest.attach(0);
     assert_eq!((take(&fresh), guest.pending()), (0, vec![]));
+    assert!(guest.interrupts.lines.iter().all(|line| !line.owed));
 }

@@ -440,6 +440,11 @@ fn resets_the_function() {
     guest.connect(5);
     let effects = guest.config(0xE4, 1, 1);
     assert!(matches!(&effects[..], [Effect::BarMoves(m), Effect::FunctionReset] if m.len() == 3));
+    // The reset is not over before the core says so.
+    guest.config(0x04, 2, 2);
+    assert!(guest.registers.reset_pending());
+    assert_ne!(guest.read(0, COMMON + 0x14, 1), 0);
+    guest.config(0x04, 2, 0);
     guest.registers.reset().unwrap();
     assert!(guest.vmm.doorbells().is_empty());
     assert_eq!((guest.armed().len(), guest.vmm.source_count()), (0, 0));
