@@ -52,8 +52,8 @@ pub(crate) enum FdError {
     #[error("the frontend sent a socket that is connected to a named one")]
     NamedPeer,
     /// The kernel would not tell.
-    #[error("a descriptor could not be examined")]
-    Environment(#[source] io::Error),
+    #[error("a descriptor could not be examined: {0}")]
+    Environment(io::Error),
 }
 
 impl FdError {

@@ -28,11 +28,7 @@ mod kind;
 mod reaper;
 mod signaller;
 
-// The parts of the device that need these come one by one.
-#[allow(unused_imports)]
 pub use kind::MemoryPolicy;
-#[allow(unused_imports)]
 pub(crate) use kind::{ChannelSocket, EventFd, FdError, FdKinds, FileIdentity, MemoryFd};
 pub(crate) use reaper::{ForeignFd, Reaper};
-#[allow(unused_imports)]
 pub(crate) use signaller::Signaller;

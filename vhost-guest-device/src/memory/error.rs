@@ -49,17 +49,17 @@ pub(crate) enum MemoryError {
     #[error("the frontend moves memory that holds a ring")]
     RingMoved,
     /// The file cannot be mapped writable.
-    #[error("the frontend's memory cannot be mapped")]
-    NotMappable(#[source] io::Error),
+    #[error("the frontend's memory cannot be mapped: {0}")]
+    NotMappable(io::Error),
     /// The VMM could not map it.
-    #[error("the VMM could not map memory into the window")]
-    Map(#[source] io::Error),
+    #[error("the VMM could not map memory into the window: {0}")]
+    Map(io::Error),
     /// The size of a file could not be found out.
-    #[error("the size of a memory file could not be found out")]
-    Size(#[source] io::Error),
+    #[error("the size of a memory file could not be found out: {0}")]
+    Size(io::Error),
     /// The VMM could not unmap something, so that the guest may still have it.
-    #[error("the VMM could not unmap memory from the window")]
-    Unmap(#[source] io::Error),
+    #[error("the VMM could not unmap memory from the window: {0}")]
+    Unmap(io::Error),
     /// That happened before.
     #[error("the window holds memory that could not be unmapped")]
     Dead,

@@ -119,6 +119,22 @@ fn rejects_descriptors_that_are_no_memory() {
 }
 
 #[test]
+fn closes_the_descriptors_of_what_it_rejects() {
+    let ram = TestFile::new(1, 4 * MIB);
+    let (mut bench, _) = busy(&ram);
+    let (reader, writer) = pipe().unwrap();
+    let entries = (0..8).map(|n| {
+        let fd = writer.try_clone().unwrap();
+        (region(n * MIB, PAGE, 0), ForeignFd::new(fd, &bench.reaper))
+    });
+    let table = MemTable::new(entries.collect()).unwrap();
+    drop(writer);
+    bench.memory.replace(table, &[]).unwrap_err();
+    // The end comes when the last writer is closed.
+    assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0));
+}
+
+#[test]
 fn rejects_removals_of_what_is_not_there() {
     let ram = TestFile::new(1, 4 * MIB);
     let (mut bench, table) = busy(&ram);

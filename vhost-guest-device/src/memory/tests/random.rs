@@ -61,11 +61,22 @@ fn draw((place, file, offset, length): Sketch) -> Option<(Region, usize)> {
     (offset + size <= FILE_SIZE).then(|| (region(place * 8 * MIB, size, offset), file))
 }
 
+/// An area, and where the driver was told to find it.
+#[derive(Clone, Copy)]
+struct PlacedArea {
+    area: Area,
+    place: u64,
+    file: usize,
+    offset: u64,
+    /// Bytes of the pages that hold it.
+    mapped: u64,
+}
+
 /// What the driver was told, in the simplest terms.
 #[derive(Clone, Default)]
 struct Model {
     regions: Vec<(Region, usize)>,
-    areas: Vec<(Area, u64)>,
+    areas: Vec<PlacedArea>,
 }
 
 /// Mapped ranges: window offset, file offset, length.
@@ -156,14 +167,19 @@ impl Run {
                 self.change(after, before, result);
             }
             Step::Area(area, file, offset, size) => {
-                let result = self
-                    .bench
-                    .area(area, &self.files[file], offset, size)
-                    .map(|(_, t)| t);
-                let pages = (offset + size).next_multiple_of(PAGE) - offset / PAGE * PAGE;
-                after.areas.retain(|(other, _)| *other != area);
-                after.areas.push((area, pages));
-                self.change(after, before, result);
+                let result = self.bench.area(area, &self.files[file], offset, size);
+                after.areas.retain(|other| other.area != area);
+                if let Ok((place, _)) = result {
+                    let mapped = (offset + size).next_multiple_of(PAGE) - offset / PAGE * PAGE;
+                    after.areas.push(PlacedArea {
+                        area,
+                        place,
+                        file,
+                        offset,
+                        mapped,
+                    });
+                }
+                self.change(after, before, result.map(|(_, ticket)| ticket));
             }
             Step::Settle(outcome) => self.settle(outcome),
             Step::Fail(n) => self.bench.vmm.fail_nth(n, ErrorKind::Other),
@@ -196,7 +212,7 @@ impl Run {
             .iter()
             .map(|(region, _)| region.size())
             .sum();
-        let areas: u64 = self.model.areas.iter().map(|(_, pages)| pages).sum();
+        let areas: u64 = self.model.areas.iter().map(|area| area.mapped).sum();
         assert_eq!(
             self.bench.memory.mapped_bytes(),
             regions + areas,
@@ -226,6 +242,15 @@ impl Run {
             let regions = self.model.regions.iter();
             let regions: Vec<_> = regions.map(|(r, file)| (*r, &self.files[*file])).collect();
             self.bench.check(&regions);
+            for area in &self.model.areas {
+                let within = area.offset % PAGE;
+                let tag = self.files[area.file].tag(area.offset - within);
+                let mut bytes = [0; 8];
+                let vmm = &self.bench.vmm;
+                vmm.read_window(area.place - within, &mut bytes)
+                    .expect("it is mapped");
+                assert_eq!(bytes, tag);
+            }
         }
     }
 }
