@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -144,15 +144,14 @@ impl Mount {
     }
 
     /// Descriptors of a file, whose server will not answer for it any more.
-    fn dead_files(&self, count: usize) -> Vec<OwnedFd> {
+    /// Foreign ones, so that no test waits for them, not even one that fails.
+    fn dead_files(&self, count: usize, reaper: &Reaper) -> Vec<ForeignFd> {
         let open = || {
-            File::options()
-                .read(true)
-                .write(true)
-                .open(self.path.join("file"))
-                .unwrap()
+            let file = self.path.join("file");
+            let file = File::options().read(true).write(true).open(file);
+            ForeignFd::new(file.unwrap().into(), reaper)
         };
-        let files = (0..count).map(|_| open().into()).collect();
+        let files = (0..count).map(|_| open()).collect();
         self.server.silent.store(true, Ordering::SeqCst);
         files
     }
@@ -176,8 +175,8 @@ fn no_kind_check_waits_for_a_file_system() {
         any_file_system: true,
         ..Default::default()
     };
-    let mut files = mount.dead_files(4).into_iter();
-    let mut file = || ForeignFd::new(files.next().unwrap(), &reaper);
+    let mut files = mount.dead_files(4, &reaper).into_iter();
+    let mut file = || files.next().unwrap();
 
     assert!(matches!(
         EventFd::check(file(), &kinds),
@@ -203,13 +202,7 @@ fn closing_waits_in_other_threads() {
         return;
     };
     let reaper = Reaper::spawn(None).unwrap();
-    let files = mount.dead_files(2);
-    drop(
-        files
-            .into_iter()
-            .map(|fd| ForeignFd::new(fd, &reaper))
-            .collect::<Vec<_>>(),
-    );
+    drop(mount.dead_files(2, &reaper));
     while mount.server.unanswered_flushes.load(Ordering::SeqCst) < 2 {
         thread::yield_now();
     }

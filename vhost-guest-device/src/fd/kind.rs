@@ -9,13 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::{eventfd, EventfdFlags};
 use rustix::fs::{
     fcntl_get_seals, fcntl_getfl, fstatfs, open, readlinkat, statx, AtFlags, FileType, Mode,
     OFlags, SealFlags, Statx, StatxFlags,
 };
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{getpeername, AddressFamily, SocketType};
 use rustix::param::page_size;
 use thiserror::Error;
@@ -91,24 +90,19 @@ fn file_type(attributes: &Statx) -> FileType {
 #[derive(Debug)]
 pub(crate) struct FdKinds {
     proc: OwnedFd,
-    /// The device number of the kernel's file system of anonymous files.
-    anonymous: (u32, u32),
 }
 
 impl FdKinds {
     /// # Errors
     ///
-    /// There is no `/proc`, or no descriptor left.
+    /// There is no `/proc`, or no descriptor left for it.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = open(c"/proc", flags, Mode::empty())?;
         if fstatfs(&proc)?.f_type as u32 != PROC_MAGIC {
             return Err(io::Error::other("/proc is not a proc file system"));
         }
-        let example = eventfd(0, EventfdFlags::CLOEXEC)?;
-        let attributes = attributes(example.as_fd())?;
-        let anonymous = (attributes.stx_dev_major, attributes.stx_dev_minor);
-        Ok(Self { proc, anonymous })
+        Ok(Self { proc })
     }
 
     /// What the kernel calls an open file of ours.
@@ -133,13 +127,9 @@ impl EventFd {
     pub(crate) fn check(fd: ForeignFd, kinds: &FdKinds) -> Result<Self, FdError> {
         const WHAT: FdError = FdError::Kind("an eventfd");
         open_flags(&fd)?;
-        let attributes = attributes(fd.as_fd()).map_err(|_| WHAT)?;
-        let device = (attributes.stx_dev_major, attributes.stx_dev_minor);
-        if device != kinds.anonymous {
-            return Err(WHAT);
-        }
-        // All anonymous files share an inode or look as if they did; the name
-        // is what differs, and no real path starts without a slash.
+        // Anonymous files share an inode or look as if they did; the name is
+        // what differs. The kernel makes it up without asking a file system,
+        // and no path of a file starts without a slash.
         let name = kinds.name(fd.as_fd()).map_err(FdError::Environment)?;
         if name != b"anon_inode:[eventfd]" {
             return Err(WHAT);
@@ -304,9 +294,7 @@ impl ChannelSocket {
         {
             return Err(WHAT);
         }
-        if socket_acceptconn(&fd).map_err(|_| WHAT)? {
-            return Err(FdError::NotConnected);
-        }
+        // One that listens has no peer either.
         let peer = getpeername(&fd).map_err(|_| FdError::NotConnected)?;
         // An anonymous address is its family and nothing more. Its length says
         // so; parsing the name of another could only go wrong.

@@ -209,6 +209,19 @@ mod tests {
         }
     }
 
+    /// A signaller with nothing but blocked threads, and what they block on.
+    fn blocked() -> (Signaller, Vec<(OwnedFd, EventFd)>) {
+        let signaller = Signaller::spawn(None).unwrap();
+        let full: Vec<_> = (0..THREADS).map(|_| received(FULL)).collect();
+        for (_, eventfd) in &full {
+            signaller.crew.push(Work::LostRace(eventfd.clone()));
+        }
+        for (_, eventfd) in &full {
+            wait_until(|| signaller.crew.is_running(&Some(eventfd.clone())));
+        }
+        (signaller, full)
+    }
+
     #[test]
     fn signals_arrive() {
         let signaller = Signaller::spawn(None).unwrap();
@@ -240,27 +253,19 @@ mod tests {
 
     #[test]
     fn forget_frees_blocked_threads() {
-        let signaller = Signaller::spawn(None).unwrap();
-        let full: Vec<_> = (0..2 * THREADS).map(|_| received(FULL)).collect();
-        for (_, eventfd) in &full {
-            signaller.crew.push(Work::LostRace(eventfd.clone()));
-        }
+        let (signaller, full) = blocked();
+        let (ours, waiting) = received(0);
+        assert!(signaller.signal(&waiting));
         for (_, eventfd) in &full {
             signaller.forget(eventfd);
         }
-        wait_until(|| signaller.backlog() == 0);
-        let (ours, eventfd) = received(0);
-        assert!(signaller.signal(&eventfd));
         assert_eq!(count(&ours), 1);
+        wait_until(|| signaller.backlog() == 0);
     }
 
     #[test]
     fn drop_returns_and_frees_blocked_threads() {
-        let signaller = Signaller::spawn(None).unwrap();
-        let full: Vec<_> = (0..2 * THREADS).map(|_| received(FULL)).collect();
-        for (_, eventfd) in &full {
-            signaller.crew.push(Work::LostRace(eventfd.clone()));
-        }
+        let (signaller, full) = blocked();
         drop(signaller);
         for (_, eventfd) in &full {
             wait_until(|| eventfd.holders() == 1);
@@ -269,15 +274,7 @@ mod tests {
 
     #[test]
     fn forgets_signals_that_wait() {
-        let signaller = Signaller::spawn(None).unwrap();
-        let full: Vec<_> = (0..THREADS).map(|_| received(FULL)).collect();
-        for (_, eventfd) in &full {
-            signaller.crew.push(Work::LostRace(eventfd.clone()));
-        }
-        wait_until(|| {
-            full.iter()
-                .all(|(_, e)| signaller.crew.is_running(&Some(e.clone())))
-        });
+        let (signaller, _full) = blocked();
         let (_ours, eventfd) = received(0);
         assert!(signaller.signal(&eventfd));
         signaller.forget(&eventfd);
@@ -286,15 +283,7 @@ mod tests {
 
     #[test]
     fn waiting_signals_are_one_and_their_number_has_an_end() {
-        let signaller = Signaller::spawn(None).unwrap();
-        let full: Vec<_> = (0..THREADS).map(|_| received(FULL)).collect();
-        for (_, eventfd) in &full {
-            signaller.crew.push(Work::LostRace(eventfd.clone()));
-        }
-        wait_until(|| {
-            full.iter()
-                .all(|(_, e)| signaller.crew.is_running(&Some(e.clone())))
-        });
+        let (signaller, _full) = blocked();
         let (_ours, first) = received(0);
         for _ in 0..3 {
             assert!(signaller.signal(&first));
