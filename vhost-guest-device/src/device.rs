@@ -325,7 +325,11 @@ impl<M: GuestAddressSpace> Device<M> {
                 Effect::BackendUp(false) if self.connection.is_some() => self.lose_frontend(),
                 Effect::BackendUp(_) | Effect::DriverOk | Effect::BusMaster(_) => {}
                 Effect::QueueNotified(queue) => self.registers.notify_queue(queue),
-                Effect::DoorbellRung => self.statistics.userspace_doorbells += 1,
+                Effect::DoorbellRung => {
+                    // The signaller has it; the worker has nothing to do.
+                    self.statistics.userspace_doorbells += 1;
+                    continue;
+                }
                 Effect::BarMoves(mut moved) => moves.append(&mut moved),
                 Effect::GuestFault(fault) => self.fail(Fault::guest(fault)),
                 Effect::InterruptsFailed(failures) => {
