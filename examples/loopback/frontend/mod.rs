@@ -140,16 +140,19 @@ fn work(
         let lanes: Vec<_> = lanes
             .map(|lane| scope.spawn(move || drive(lane, course)))
             .collect();
-        let mut report = measure(course, options, lanes.len() as u64, vmm)?;
+        let (mut report, start) = measure(course, options, lanes.len() as u64, vmm)?;
+        let mut end = start;
 
         let mut latencies = Histogram::new();
         let mut models = Vec::new();
         for lane in lanes {
             let panicked = |_| Failure::Backend("the workload panicked".into());
-            let (model, of_lane) = lane.join().map_err(panicked)?;
-            latencies.merge(&of_lane);
-            models.push(model);
+            let done = lane.join().map_err(panicked)?;
+            latencies.merge(&done.latencies);
+            models.push(done.model);
+            end = end.max(done.end);
         }
+        report.nanoseconds = (end - start).as_nanos() as u64;
         report.requests = latencies.total();
         report.p50 = latencies.percentile(500);
         report.p99 = latencies.percentile(990);
@@ -158,10 +161,18 @@ fn work(
     })
 }
 
+/// What a lane brings back.
+struct Done {
+    model: Model,
+    latencies: Histogram,
+    /// When its last measured request had finished.
+    end: Instant,
+}
+
 /// A lane's way through the phases.
 ///
 /// A failure ends the process: the other threads would wait for this one.
-fn drive(mut lane: Lane<'_>, course: &Course) -> (Model, Histogram) {
+fn drive(mut lane: Lane<'_>, course: &Course) -> Done {
     let mut warm_up = WARM_UP;
     let outcome = lane.run(|lane| {
         if warm_up == 0 {
@@ -191,13 +202,25 @@ fn drive(mut lane: Lane<'_>, course: &Course) -> (Model, Histogram) {
         taken.map_or(Next::End, |_| next)
     });
     outcome.unwrap_or_else(|failure| crate::loopback::fail(&failure));
+    let end = Instant::now();
     course.finished.fetch_add(1, Ordering::Relaxed);
     course.line.wait();
-    (lane.model, lane.latencies)
+    Done {
+        model: lane.model,
+        latencies: lane.latencies,
+        end,
+    }
 }
 
 /// Counts the VMM's wake-ups while the lanes work, and shows the progress.
-fn measure(course: &Course, options: &Options, lanes: u64, vmm: u32) -> Result<Report, Failure> {
+///
+/// Returns what it measured, and when it began.
+fn measure(
+    course: &Course,
+    options: &Options,
+    lanes: u64,
+    vmm: u32,
+) -> Result<(Report, Instant), Failure> {
     course.line.wait();
     let before = quiet(vmm)?;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -222,15 +245,14 @@ fn measure(course: &Course, options: &Options, lanes: u64, vmm: u32) -> Result<R
         }
     }
     let after = switches(vmm)?;
-    let elapsed = start.elapsed();
     course.line.wait();
-    Ok(Report {
-        nanoseconds: elapsed.as_nanos() as u64,
+    let report = Report {
         kicks: count(&counters.kicks) - kicks,
         calls: count(&counters.calls) - calls,
         wakeups: after.since(&before),
         ..Report::default()
-    })
+    };
+    Ok((report, start))
 }
 
 fn switches(vmm: u32) -> Result<Switches, Failure> {
