@@ -5,6 +5,7 @@
 //! The device as a whole, between hostile peers.
 
 mod channel;
+mod hostile_descriptors;
 mod hostile_frontend;
 mod life_cycle;
 mod requests;

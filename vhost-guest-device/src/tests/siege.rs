@@ -184,10 +184,16 @@ pub(crate) fn send(frontend: &mut Frontend, bytes: &[u8], fds: &[OwnedFd]) {
 /// What tells an open file from others, as far as the kernel shows it.
 fn identity(fdinfo: &Path) -> Option<Vec<String>> {
     let text = fs::read_to_string(fdinfo).ok()?;
-    let fields = ["mnt_id:", "ino:", "eventfd-id:"];
-    let lines = text.lines().map(str::to_owned);
-    let told = |line: &String| fields.iter().any(|field| line.starts_with(field));
-    Some(lines.filter(told).collect())
+    let told = |line: &str| {
+        let (field, value) = line.split_once(':')?;
+        match field {
+            // Its last digit is the access mode: which end of a pipe it is.
+            "flags" => value.chars().last().map(String::from),
+            "mnt_id" | "ino" | "eventfd-id" => Some(line.to_owned()),
+            _ => None,
+        }
+    };
+    Some(text.lines().filter_map(told).collect())
 }
 
 /// How many descriptors of this process are of the same file as `fd`.
