@@ -32,7 +32,7 @@ impl<M: GuestAddressSpace> Device<M> {
     pub(crate) fn open_channel(&mut self, socket: ChannelSocket) {
         self.close_channel();
         if let Some(connection) = &mut self.connection {
-            let socket = Socket::new(socket.into(), &self.reaper, &self.limits);
+            let socket = Socket::without_descriptors(socket.into(), &self.reaper, &self.limits);
             connection.channel = Channel::Open(socket);
         }
     }
@@ -167,12 +167,7 @@ impl<M: GuestAddressSpace> Device<M> {
         };
         let (replies, limits) = (&mut connection.channel_replies, &self.limits);
         let received = socket.receive(|frame: Frame<'_, ForeignFd>| {
-            let Frame { header, body, fds } = frame;
-            if !fds.is_empty() {
-                return Err(Fault::frontend(
-                    "a reply on the backend channel has descriptors",
-                ));
-            }
+            let Frame { header, body, .. } = frame;
             let accepted = replies.accept(&header, body, Endian::NATIVE, limits);
             accepted
                 .map(|accepted| (header.code, accepted.reply))

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
     SendAncillaryBuffer, SendFlags,
 };
 use vhost_guest_msg::{Endian, Fds, Frame, Framer, Limits, Progress};
@@ -34,6 +34,7 @@ pub(crate) struct Socket {
     fd: ForeignFd,
     reaper: Reaper,
     framer: Framer<ForeignFd>,
+    takes_descriptors: bool,
     /// At most one message that the peer has not taken yet.
     outbox: VecDeque<u8>,
 }
@@ -46,7 +47,20 @@ impl Socket {
             fd,
             reaper: reaper.clone(),
             framer,
+            takes_descriptors: true,
             outbox: VecDeque::new(),
+        }
+    }
+
+    /// Speaks over `fd`, of which the peer holds another descriptor.
+    ///
+    /// So the options of the socket are the peer's. With `SO_PASSPIDFD`, for
+    /// example, each read comes with a new descriptor in control data that
+    /// nobody expects: without room for control data it is not made.
+    pub(crate) fn without_descriptors(fd: ForeignFd, reaper: &Reaper, limits: &Limits) -> Self {
+        Self {
+            takes_descriptors: false,
+            ..Self::new(fd, reaper, limits)
         }
     }
 
@@ -75,7 +89,12 @@ impl Socket {
         loop {
             // Exactly the bytes that are wanted next: a longer read could run
             // into the next message's descriptors.
-            let Some((bytes, fds)) = read(&self.fd, &self.reaper, self.framer.space())? else {
+            let space = self.framer.space();
+            let read = match self.takes_descriptors {
+                true => read(&self.fd, &self.reaper, space)?,
+                false => read_bytes(&self.fd, space)?.map(|bytes| (bytes, Fds::new())),
+            };
+            let Some((bytes, fds)) = read else {
                 return Ok(None);
             };
             match self.framer.advance(bytes, fds) {
@@ -126,8 +145,7 @@ impl fmt::Debug for Socket {
     }
 }
 
-/// One `recvmsg`, which may be interrupted by a signal (then it reads nothing,
-/// and the caller tries again).
+/// Reads what is there, with the descriptors that came along.
 fn read(
     socket: &ForeignFd,
     reaper: &Reaper,
@@ -135,15 +153,8 @@ fn read(
 ) -> Result<Option<(usize, Fds<ForeignFd>)>, Fault> {
     let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut control);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = loop {
-        match recvmsg(socket, &mut [IoSliceMut::new(space)], &mut control, flags) {
-            Ok(received) => break received,
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::CONNRESET) => return Err(Fault::HungUp),
-            Err(error) => return Err(Fault::frontend(format_args!("recvmsg: {error}"))),
-        }
+    let Some(received) = receive(socket, space, &mut control)? else {
+        return Ok(None);
     };
     let mut fds = Vec::new();
     for part in control.drain() {
@@ -154,10 +165,37 @@ fn read(
     if received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(truncated(fds.len()));
     }
-    if received.bytes == 0 {
-        return Err(Fault::HungUp);
-    }
     Ok(Some((received.bytes, fds.into_iter().collect())))
+}
+
+/// As [`read`], where no descriptors may come.
+fn read_bytes(socket: &ForeignFd, space: &mut [u8]) -> Result<Option<usize>, Fault> {
+    let received = receive(socket, space, &mut RecvAncillaryBuffer::default())?;
+    match received {
+        Some(received) if received.flags.contains(ReturnFlags::CTRUNC) => Err(Fault::frontend(
+            "descriptors or other control data come along",
+        )),
+        received => Ok(received.map(|received| received.bytes)),
+    }
+}
+
+/// `recvmsg`. `None`: nothing is there.
+fn receive(
+    socket: &ForeignFd,
+    space: &mut [u8],
+    control: &mut RecvAncillaryBuffer<'_>,
+) -> Result<Option<RecvMsg>, Fault> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(space)], control, flags) {
+            Ok(received) if received.bytes == 0 => return Err(Fault::HungUp),
+            Ok(received) => return Ok(Some(received)),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::CONNRESET) => return Err(Fault::HungUp),
+            Err(error) => return Err(Fault::frontend(format_args!("recvmsg: {error}"))),
+        }
+    }
 }
 
 /// `MSG_CTRUNC`: the frontend sent more descriptors than any message carries,
