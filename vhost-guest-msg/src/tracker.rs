@@ -310,6 +310,25 @@ impl<T> ReplyTracker<T> {
         skipped
     }
 
+    /// Answers every request that is open with `reply`: the peer is gone, but
+    /// not who waits for it. Nobody waits for optional replies. Returns the
+    /// tickets, oldest first.
+    pub fn answer_all(&mut self, reply: &Reply) -> Vec<T> {
+        let mut tickets = Vec::new();
+        for mut entry in core::mem::take(&mut self.entries) {
+            let optional = entry.due.is_optional();
+            if let Due::Peer { .. } = entry.due {
+                let due = core::mem::replace(&mut entry.due, Due::Local(reply.clone()));
+                let code = entry.code;
+                tickets.extend(Entry { code, due }.into_ticket());
+            }
+            if !optional {
+                self.entries.push_back(entry);
+            }
+        }
+        tickets
+    }
+
     /// Forgets everything (the connection is gone), and returns the tickets,
     /// oldest first.
     pub fn drain(&mut self) -> Vec<T> {

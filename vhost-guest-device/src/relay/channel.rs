@@ -46,10 +46,7 @@ impl<M: GuestAddressSpace> Device<M> {
             self.poller.unwatch(Token::Channel, socket.as_fd());
             connection.channel = Channel::Closed;
         }
-        for code in connection.channel_replies.drain() {
-            // As many as have just been taken out go in.
-            let _ = connection.channel_replies.expect_local(code, FAILED);
-        }
+        connection.channel_replies.answer_all(&FAILED);
         // The failures are delivered in the next turn.
         self.wake();
     }

@@ -173,3 +173,18 @@ fn optional_replies_that_never_come_do_not_fill_it() {
     assert!(tracker.is_full());
     assert_eq!(accept(&mut tracker, 3, &[0; 8]).unwrap().ticket, 100);
 }
+
+#[test]
+fn answers_for_a_peer_that_is_gone_in_order() {
+    let mut tracker = tracker();
+    tracker.expect(2, ACK, 20).unwrap();
+    tracker.expect_local(3, Reply::Ack(1)).unwrap();
+    tracker.expect(4, MAYBE, 40).unwrap();
+    tracker.expect(5, ACK, 50).unwrap();
+    assert_eq!(tracker.answer_all(&Reply::Ack(7)), [20, 40, 50]);
+    assert_eq!(tracker.answer_all(&Reply::Ack(8)), []);
+    assert_eq!(tracker.pop_local(), Some((2, Reply::Ack(7))));
+    assert_eq!(tracker.pop_local(), Some((3, Reply::Ack(1))));
+    assert_eq!(tracker.pop_local(), Some((5, Reply::Ack(7))));
+    assert!(tracker.is_empty());
+}
