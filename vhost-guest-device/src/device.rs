@@ -226,10 +226,11 @@ impl<M: GuestAddressSpace> Device<M> {
     /// be used, it counts at once: it would be reported for ever.
     fn check_hang_up(&mut self, frontend: bool, channel: bool) -> Result<(), Fault> {
         let busy = self.may_use_queues();
+        let reads = busy && !self.reaper.is_overloaded();
         let Some(connection) = &self.connection else {
             return Ok(());
         };
-        if frontend && !(busy && connection.wants_request()) {
+        if frontend && !(reads && connection.wants_request()) {
             return Err(Fault::HungUp);
         }
         if channel && !(busy && connection.wants_channel_reply()) {
@@ -284,9 +285,13 @@ impl<M: GuestAddressSpace> Device<M> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
         };
-        let read = busy && connection.wants_request();
+        let overloaded = self.reaper.is_overloaded();
+        if overloaded {
+            // Nothing tells when it is over.
+            self.listener.rest();
+        }
         let interest = Interest {
-            read,
+            read: busy && !overloaded && connection.wants_request(),
             write: connection.socket.is_sending(),
         };
         self.poller

@@ -14,8 +14,11 @@ use rustix::time::{
     Timespec,
 };
 
-/// Seconds until a listener that the environment failed is tried again.
-const RETRY_SECONDS: i64 = 1;
+/// Time until what the environment failed is tried again.
+const REST: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// A listening socket that takes a rest when `accept` fails.
 ///
@@ -88,10 +91,7 @@ impl Listener {
                 tv_sec: 0,
                 tv_nsec: 0,
             },
-            it_value: Timespec {
-                tv_sec: RETRY_SECONDS,
-                tv_nsec: 0,
-            },
+            it_value: REST,
         };
         // It can only fail for a descriptor that is no timer.
         let set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);

@@ -47,8 +47,8 @@ impl Reaper {
     }
 
     /// Tells whether so many descriptors wait that their sender must be up to
-    /// something. The device disconnects it and accepts nobody until the
-    /// backlog is smaller.
+    /// something. The device takes nothing from a frontend and accepts nobody
+    /// until the backlog is smaller.
     pub(crate) fn is_overloaded(&self) -> bool {
         self.backlog() > OVERLOAD
     }

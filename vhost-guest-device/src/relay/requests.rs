@@ -52,7 +52,8 @@ impl<M: GuestAddressSpace> Device<M> {
         let Some(connection) = &mut self.connection else {
             return Ok(false);
         };
-        if connection.replies.is_full() {
+        // A frontend does not send more descriptors than can be closed.
+        if connection.replies.is_full() || self.reaper.is_overloaded() {
             return Ok(false);
         }
         if connection.request_buffer.is_none() {
