@@ -292,7 +292,7 @@ impl<M: GuestAddressSpace> Device<M> {
         }
         let interest = Interest {
             read: busy && !overloaded && connection.wants_request(),
-            write: connection.socket.is_sending(),
+            write: busy && connection.socket.is_sending(),
         };
         self.poller
             .watch(Token::Frontend, connection.socket.as_fd(), interest)?;
@@ -300,7 +300,7 @@ impl<M: GuestAddressSpace> Device<M> {
         if let Some(channel) = connection.channel.socket() {
             let interest = Interest {
                 read,
-                write: channel.is_sending(),
+                write: busy && channel.is_sending(),
             };
             self.poller
                 .watch(Token::Channel, channel.as_fd(), interest)?;

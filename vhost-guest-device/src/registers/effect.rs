@@ -49,7 +49,7 @@ pub(crate) enum Effect {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(crate) enum GuestFault {
     /// A ring is misaligned, or runs over the end of the address space.
-    #[error("guest: queue {0} enabled with an invalid ring address")]
+    #[error("queue {0} enabled with an invalid ring address")]
     QueueAddress(u16),
 }
 
