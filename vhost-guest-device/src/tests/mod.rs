@@ -6,6 +6,7 @@
 
 mod channel;
 mod hostile_descriptors;
+mod hostile_flow;
 mod hostile_frontend;
 mod life_cycle;
 mod requests;

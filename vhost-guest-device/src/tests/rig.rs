@@ -329,6 +329,12 @@ impl Rig {
         Some(message)
     }
 
+    /// Buffers of a queue that the device has used so far.
+    pub(crate) fn used(&self, queue: u16) -> u16 {
+        let used_idx = GuestAddress(place(queue).used + 2);
+        self.memory.read_obj(used_idx).unwrap()
+    }
+
     /// The next request, decoded.
     pub(crate) fn request(&mut self) -> Option<FrontendRequest<()>> {
         self.receive(0).map(|bytes| decode(&bytes))

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use vhost_guest_msg::{frontend, FdRule, Layout, ProtocolFeatures, Row};
 use vhost_guest_vmm_traits::test_utils::Call;
 use vhost_guest_vmm_traits::MsiMessage;
@@ -216,4 +217,25 @@ pub(crate) fn assert_closed(fd: impl AsFd, what: &str) {
         thread::sleep(Duration::from_millis(5));
     }
     panic!("{what}: a descriptor stayed open");
+}
+
+/// Waits until the device wants a turn.
+pub(crate) fn wait_for_turn(rig: &Rig) {
+    let epoll = rig.device.poller_fd().unwrap();
+    let patience = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(&epoll, PollFlags::IN)];
+    assert_eq!(poll(&mut fds, Some(&patience)), Ok(1), "nothing happens");
+}
+
+/// The next request, even if the device has to pause for its closing of
+/// descriptors first.
+pub(crate) fn receive_patiently(rig: &mut Rig) -> Option<Vec<u8>> {
+    let at_once = rig.receive(0);
+    at_once.or_else(|| {
+        wait_for_turn(rig);
+        rig.receive(0)
+    })
 }
