@@ -30,7 +30,7 @@ use std::os::unix::net::UnixListener;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use vhost_guest_device::Services;
+use vhost_guest_device::{Builder, Services};
 use vhost_guest_driver::emulated::Platform;
 use vhost_guest_driver::Window;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -86,7 +86,7 @@ impl Machine {
             notifier: None,
             thread_hook: None,
         };
-        let device = Device::builder(listener)
+        let device = Builder::new(listener)
             .queues(config.queues)
             .window_size(config.window_size as u64)
             .device_type(config.device_type)

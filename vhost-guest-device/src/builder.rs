@@ -53,7 +53,7 @@ pub(crate) struct Options {
     pub memory_policy: MemoryPolicy,
 }
 
-/// Makes a [`VhostGuest`].
+/// Makes a [`VhostGuest`] from what a VMM chooses and what it lends.
 ///
 /// See [`VhostGuest`] for an example.
 #[derive(Debug)]
@@ -63,7 +63,8 @@ pub struct Builder {
 }
 
 impl Builder {
-    pub(crate) fn new(listener: UnixListener) -> Self {
+    /// Starts to make a device whose frontends connect to `listener`.
+    pub fn new(listener: UnixListener) -> Self {
         let options = Options {
             queues: 16,
             window_size: 1 << 32,

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, SharedMemoryMapper};
 use vm_memory::GuestAddressSpace;
 
-use crate::builder::{Builder, Options, Services};
+use crate::builder::{Options, Services};
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::pci::{BarMove, BarSpec};
@@ -36,7 +36,7 @@ use crate::worker::{lock, Shared, Worker};
 /// use std::os::unix::net::UnixListener;
 /// use std::sync::Arc;
 ///
-/// use vhost_guest_device::{Services, VhostGuest};
+/// use vhost_guest_device::{Builder, Services, VhostGuest};
 /// # use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, SharedMemoryMapper};
 /// # use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 ///
@@ -49,7 +49,7 @@ use crate::worker::{lock, Shared, Worker};
 /// let listener = UnixListener::bind("/run/disk.sock")?;
 /// let services =
 ///     Services { interrupts, doorbells, window, memory, notifier: None, thread_hook: None };
-/// let function = VhostGuest::<GuestMemoryAtomic<GuestMemoryMmap>>::builder(listener)
+/// let function: VhostGuest<_> = Builder::new(listener)
 ///     .queues(4)
 ///     .window_size(8 << 30)
 ///     .device_type(2)
@@ -73,11 +73,6 @@ pub struct VhostGuest<M: GuestAddressSpace> {
 }
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
-    /// Starts to make a device whose frontends connect to `listener`.
-    pub fn builder(listener: UnixListener) -> Builder {
-        Builder::new(listener)
-    }
-
     pub(crate) fn start(
         listener: UnixListener,
         options: &Options,

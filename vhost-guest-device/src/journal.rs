@@ -16,17 +16,19 @@ const BURST: u32 = 10;
 /// Time after which one more line is allowed.
 const REFILL: Duration = Duration::from_secs(1);
 
-/// A rate-limited log, one for each device.
+/// Under whose name the lines appear.
+const TARGET: &str = "vhost_guest_device";
+
+/// Tokens for lines of one kind.
 #[derive(Debug)]
-pub(crate) struct Journal {
+struct Bucket {
     tokens: u32,
     refilled: Instant,
     suppressed: u64,
 }
 
-impl Journal {
-    /// A journal with a full bucket.
-    pub(crate) fn new() -> Self {
+impl Bucket {
+    fn full() -> Self {
         Self {
             tokens: BURST,
             refilled: Instant::now(),
@@ -54,20 +56,39 @@ impl Journal {
             }
         }
     }
+}
+
+/// A rate-limited log, one for each device. Faults and the normal course of
+/// events have a bucket each, so that frontends that come and go cannot hide
+/// why they went.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    faults: Bucket,
+    events: Bucket,
+}
+
+impl Journal {
+    /// A journal with full buckets.
+    pub(crate) fn new() -> Self {
+        Self {
+            faults: Bucket::full(),
+            events: Bucket::full(),
+        }
+    }
 
     /// Logs a line about a peer's fault or the environment's.
     pub(crate) fn warn(&mut self, line: Arguments<'_>) {
-        match self.admit(Instant::now()) {
-            Some(0) => log::warn!("{line}"),
-            Some(n) => log::warn!("{line} ({n} earlier lines suppressed)"),
+        match self.faults.admit(Instant::now()) {
+            Some(0) => log::warn!(target: TARGET, "{line}"),
+            Some(n) => log::warn!(target: TARGET, "{line} ({n} earlier lines suppressed)"),
             None => {}
         }
     }
 
     /// Logs a line about the normal course of events.
     pub(crate) fn info(&mut self, line: Arguments<'_>) {
-        if self.admit(Instant::now()).is_some() {
-            log::info!("{line}");
+        if self.events.admit(Instant::now()).is_some() {
+            log::info!(target: TARGET, "{line}");
         }
     }
 }
@@ -78,12 +99,12 @@ mod tests {
 
     #[test]
     fn suppresses_a_flood_and_tells_how_much_it_left_out() {
-        let mut journal = Journal::new();
-        let start = journal.refilled;
-        let written = (0..1000).filter(|_| journal.admit(start).is_some()).count();
+        let mut bucket = Bucket::full();
+        let start = bucket.refilled;
+        let written = (0..1000).filter(|_| bucket.admit(start).is_some()).count();
         assert_eq!(written, BURST as usize);
-        assert_eq!(journal.admit(start + REFILL), Some(1000 - u64::from(BURST)));
-        assert_eq!(journal.admit(start + REFILL), None);
-        assert_eq!(journal.admit(start + 1000 * REFILL), Some(1));
+        assert_eq!(bucket.admit(start + REFILL), Some(1000 - u64::from(BURST)));
+        assert_eq!(bucket.admit(start + REFILL), None);
+        assert_eq!(bucket.admit(start + 1000 * REFILL), Some(1));
     }
 }
