@@ -11,14 +11,15 @@
 //! replied. It either does everything or changes nothing.
 
 use vhost_guest_msg::{
-    FrontendRequest, MemRegion, MemTable, OnlyFd, RemMemReg, Verdict, VringAddr, VringFd,
+    FrontendRequest, Iotlb, LogArea, LogBase, MemRegion, MemTable, OnlyFd, RemMemReg, Verdict,
+    VringAddr, VringFd,
 };
 
 use crate::builder::MEMORY_SLOTS;
 use crate::doorbells::Doorbell;
 use crate::error::{Fault, Refusal};
 use crate::fd::{ChannelSocket, EventFd, FdError, FdKinds, ForeignFd};
-use crate::memory::{Memory, MemoryError, Ticket};
+use crate::memory::{Area, Memory, MemoryError, Ticket};
 use crate::registers::{Registers, ServiceError};
 use crate::relay::session::Session;
 
@@ -44,6 +45,9 @@ pub(crate) enum Then {
     /// Unmap memory that the request took away; or, if the guest refused,
     /// undo what it changed.
     Settle(Ticket, OnRefusal),
+    /// As [`Settle`](Self::Settle); and the frontend gets the log's place in
+    /// its own terms, in the form that every frontend understands.
+    ShowLog(Ticket, LogArea),
     /// The ring is stopped: its kick and call are disconnected. Frontends
     /// send them again when they restart it.
     StopVring(u8),
@@ -88,8 +92,11 @@ impl Forward {
 
 /// Whether a request changes what is in the window.
 pub(crate) fn changes_memory(request: &FrontendRequest<ForeignFd>) -> bool {
-    use FrontendRequest::{AddMemReg, RemMemReg, SetMemTable};
-    matches!(request, SetMemTable(_) | AddMemReg(_) | RemMemReg(_))
+    use FrontendRequest::{AddMemReg, RemMemReg, SetLogBase, SetMemTable};
+    matches!(
+        request,
+        SetMemTable(_) | AddMemReg(_) | RemMemReg(_) | SetLogBase(_)
+    )
 }
 
 /// Carries out a request of the frontend's.
@@ -123,6 +130,7 @@ pub(crate) fn carry_out(
         Request::SetMemTable(table) => set_mem_table(table, on),
         Request::AddMemReg(region) => add_mem_reg(region, on),
         Request::RemMemReg(region) => rem_mem_reg(region, on),
+        Request::SetLogBase(log) => set_log_base(log, on),
         Request::SetVringNum(ring) => {
             on.session.set_size(ring.index(), ring.num());
             Ok(Forward::plain(Request::SetVringNum(ring)))
@@ -140,6 +148,7 @@ pub(crate) fn carry_out(
             .map(Request::SetVringErr)
             .map(Forward::plain),
         Request::SetLogFd(eventfd) => set_log_fd(eventfd, on),
+        Request::IotlbMsg(entry) => iotlb_msg(entry, on),
         Request::SetBackendReqFd(socket) => set_backend_req_fd(socket),
         Request::ResetDevice => {
             on.session.forget_rings();
@@ -205,7 +214,31 @@ fn rem_mem_reg(region: RemMemReg, on: &mut Resources<'_>) -> Result<Forward, Ref
     Ok(Forward::then(FrontendRequest::RemMemReg(region), then))
 }
 
+fn set_log_base(log: LogBase<ForeignFd>, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let LogBase::Shared { area, fd } = log else {
+        // An address in the frontend's process is of no use to a guest.
+        return Err(Fault::frontend("SET_LOG_BASE without LOG_SHMFD").into());
+    };
+    let place = |memory: &mut Memory| memory.place_area(Area::Log, fd, area.offset(), area.size());
+    let (offset, ticket) = place(on.memory)?;
+    let placed = LogBase::Shared { area, fd: () }.with_offset(offset);
+    let request = FrontendRequest::SetLogBase(placed.map_err(Refusal::request)?);
+    Ok(Forward::then(request, Then::ShowLog(ticket, area)))
+}
+
+fn iotlb_msg(entry: Iotlb, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let moved = entry
+        .translate(|address, length| on.memory.translate(address, length))
+        .map_err(Refusal::request)?;
+    Ok(Forward::plain(FrontendRequest::IotlbMsg(moved)))
+}
+
 fn set_vring_addr(ring: VringAddr, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    if on.session.translates() {
+        // I/O virtual addresses mean the same to everybody.
+        on.session.forget_ring(ring.index);
+        return Ok(Forward::plain(FrontendRequest::SetVringAddr(ring)));
+    }
     let layout = on.session.layout(ring.index);
     let moved = ring
         .translate(layout, |address, length| {

@@ -8,7 +8,7 @@
 //! request left to do is done before the reply goes to the frontend: memory
 //! that it took away is off the guest when the frontend hears of it.
 
-use vhost_guest_msg::{decode_whole, Accepted, Endian, HeaderFlags, Reply};
+use vhost_guest_msg::{decode_whole, Accepted, Endian, HeaderFlags, LogReply, Reply};
 use vm_memory::GuestAddressSpace;
 
 use crate::device::Device;
@@ -80,6 +80,12 @@ impl<M: GuestAddressSpace> Device<M> {
         match then {
             Then::Nothing => Ok(()),
             Then::Settle(ticket, on_refusal) => self.settle(ticket, on_refusal, reply),
+            Then::ShowLog(ticket, area) => {
+                // libvhost-user and DPDK answer with less than the payload,
+                // and rust-vmm's backend with an offset that is the guest's.
+                *reply = Reply::Log(LogReply::to(&area));
+                Ok(self.memory.settle(ticket, Outcome::Done)?)
+            }
             Then::StopVring(vring) => self.stop_vring(vring),
             Then::ShowProtocolFeatures => {
                 if let (Reply::ProtocolFeatures(offered), Some(connection)) =

@@ -12,17 +12,12 @@ use crate::error::Fault;
 use crate::memory::RingAddress;
 
 /// Protocol features that the device does not carry yet, although their
-/// messages are known: they need mappings and streams besides the memory
-/// table.
-const NOT_YET: ProtocolFeatures = ProtocolFeatures::LOG_SHMFD
-    .union(ProtocolFeatures::INFLIGHT_SHMFD)
+/// messages are known: memory that the device has to make, and streams of
+/// device state.
+const NOT_YET: ProtocolFeatures = ProtocolFeatures::INFLIGHT_SHMFD
     .union(ProtocolFeatures::DEVICE_STATE)
     .union(ProtocolFeatures::GET_VRING_BASE_INFLIGHT)
     .union(ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN);
-
-/// Virtio features that the device does not carry yet: the backend would rely
-/// on a dirty log, or on addresses that only IOTLB messages explain.
-const REFUSED: VirtioFeatures = VirtioFeatures::ACCESS_PLATFORM.union(VirtioFeatures::LOG_ALL);
 
 /// The protocol features that survive in a `GET_PROTOCOL_FEATURES` reply.
 pub(crate) fn carried() -> ProtocolFeatures {
@@ -91,17 +86,24 @@ impl Session {
         Ok(())
     }
 
-    /// `SET_FEATURES`: features that need refused messages disconnect.
+    /// `SET_FEATURES`. Logging needs a log that the guest can reach, which
+    /// only `LOG_SHMFD` gives it.
     pub(crate) fn set_features(&mut self, features: VirtioFeatures) -> Result<(), Fault> {
-        let refused = features.intersection(REFUSED);
-        if !refused.is_empty() {
-            let bits = refused.bits();
-            return Err(Fault::frontend(format_args!(
-                "SET_FEATURES: bits {bits:#x} are not carried"
-            )));
+        let acked = self.context.protocol_features;
+        let unreachable = !acked.contains(ProtocolFeatures::LOG_SHMFD);
+        if features.contains(VirtioFeatures::LOG_ALL) && unreachable {
+            return Err(Fault::frontend("SET_FEATURES: LOG_ALL without LOG_SHMFD"));
         }
         self.context.features = features;
         Ok(())
+    }
+
+    /// Whether ring addresses are I/O virtual ones, which IOTLB messages
+    /// explain to the backend.
+    pub(crate) fn translates(&self) -> bool {
+        self.context
+            .features
+            .contains(VirtioFeatures::ACCESS_PLATFORM)
     }
 
     /// `SET_VRING_NUM`.
@@ -175,7 +177,7 @@ mod tests {
         let names = ProtocolFeatures::MQ | ProtocolFeatures::REPLY_ACK;
         assert_eq!(names.bits(), 0b1001);
         assert!(carried().contains(names));
-        assert!(!carried().contains(ProtocolFeatures::LOG_SHMFD));
+        assert!(!carried().contains(ProtocolFeatures::PAGEFAULT));
     }
 
     #[test]
@@ -194,14 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn disconnects_features_that_need_refused_messages() {
+    fn disconnects_logging_without_a_log_that_the_guest_can_reach() {
         let mut session = Session::new(Limits::default());
-        for feature in [VirtioFeatures::ACCESS_PLATFORM, VirtioFeatures::LOG_ALL] {
-            let fault = session
-                .set_features(feature | VirtioFeatures::VERSION_1)
-                .unwrap_err();
-            assert!(matches!(fault, Fault::Frontend(_)));
-        }
+        let features = VirtioFeatures::LOG_ALL | VirtioFeatures::VERSION_1;
+        let fault = session.set_features(features).unwrap_err();
+        assert!(matches!(fault, Fault::Frontend(_)));
         assert_eq!(session.context().features, VirtioFeatures::empty());
+        session.show(ProtocolFeatures::LOG_SHMFD);
+        session
+            .set_protocol_features(ProtocolFeatures::LOG_SHMFD)
+            .unwrap();
+        session.set_features(features).unwrap();
     }
 }

@@ -9,6 +9,7 @@ mod hostile_descriptors;
 mod hostile_flow;
 mod hostile_frontend;
 mod life_cycle;
+mod log_and_iotlb;
 mod requests;
 mod rig;
 mod siege;

@@ -398,7 +398,10 @@ pub(crate) fn words(words: &[u64]) -> Vec<u8> {
 /// A request as the guest sees it.
 pub(crate) fn decode(bytes: &[u8]) -> FrontendRequest<()> {
     let limits = vhost_guest_msg::Limits::default();
-    let context = vhost_guest_msg::Context::default();
+    let context = vhost_guest_msg::Context {
+        protocol_features: ProtocolFeatures::LOG_SHMFD,
+        ..Default::default()
+    };
     let frame = vhost_guest_msg::decode_whole(bytes, Endian::NATIVE, &limits).unwrap();
     FrontendRequest::decode(frame, Endian::NATIVE, &limits, &context)
         .unwrap()
