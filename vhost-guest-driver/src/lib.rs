@@ -11,6 +11,7 @@
 //! interrupts, calls are stores to a doorbell BAR.
 //!
 //! 1. A [`Transport`] reaches the PCI function:
+//!    [`Sysfs`](crate::sysfs::Sysfs) in a Linux guest,
 //!    [`Emulated`](crate::emulated::Emulated), or one of your own.
 //! 2. [`Device::open`] finds and initialises the device.
 //! 3. [`serve`] answers every vhost-user request and runs the vrings, for a
@@ -54,6 +55,8 @@ mod memory;
 mod pci;
 mod queue;
 mod server;
+#[cfg(all(feature = "sysfs", target_os = "linux"))]
+pub mod sysfs;
 mod transport;
 mod vectors;
 mod vring;
