@@ -2,8 +2,10 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The code of the examples, so that it is tested, and a small userspace VMM
-//! around a vhost-guest device that they share.
+//! The code of the examples, so that it is tested: a small VMM on KVM, and one
+//! without, around vhost-guest devices.
 
+#[cfg(target_arch = "x86_64")]
+pub mod kvm;
 pub mod loopback;
 pub mod vmm;

@@ -1,0 +1,396 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The traits of `vhost-guest-vmm-traits` on KVM: all that a VMM has to lend.
+//!
+//! This file is meant to be copied into a VMM. What it needs of one is the VM's
+//! descriptor, a range of GSIs, and a range of memory slots for each window.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::{
+    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1 as RoutingUnion,
+    kvm_irq_routing_msi, kvm_userspace_memory_region, KvmIrqRouting, KVM_IRQ_ROUTING_MSI,
+    KVM_MAX_IRQ_ROUTES,
+};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use rustix::mm::{madvise, mmap, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
+use vhost_guest_vmm_traits::{
+    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceChange, SourceId,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+/// A borrowed descriptor as the type that kvm-ioctls wants. KVM itself checks
+/// that it is an eventfd.
+fn eventfd(fd: BorrowedFd<'_>) -> ManuallyDrop<EventFd> {
+    // SAFETY: the descriptor is open for as long as it is borrowed, which is
+    // longer than any use below, and `ManuallyDrop` leaves it to its owner to
+    // close it.
+    ManuallyDrop::new(unsafe { EventFd::from_raw_fd(fd.as_raw_fd()) })
+}
+
+/// Takes a lock. What it guards is consistent between calls, so a thread that
+/// panicked with it did no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Eventfds that raise MSIs, by irqfds. One object serves a whole VM: its table
+/// of routes is the VM's.
+///
+/// A source is a GSI, with a route of its own: so any number of sources may
+/// raise the same message, and changing one does not touch another.
+pub struct Interrupts {
+    vm: Arc<VmFd>,
+    /// Routes of the VMM's own, for the pins of interrupt controllers.
+    fixed: Vec<kvm_irq_routing_entry>,
+    /// GSIs that sources may have.
+    gsis: Range<u32>,
+    /// The message that KVM's table has for each source. The route stays when
+    /// its source is disarmed: without an irqfd it does nothing, and a vector
+    /// that is masked and unmasked costs no new table.
+    routes: Mutex<BTreeMap<u32, Option<MsiMessage>>>,
+}
+
+impl Interrupts {
+    /// For a VM with KVM's local APICs. Whatever else is to be in its table of
+    /// routes is in `fixed`; the other GSIs from `first` on are for sources.
+    pub fn new(vm: Arc<VmFd>, fixed: Vec<kvm_irq_routing_entry>, first: u32) -> Self {
+        let gsis = first..KVM_MAX_IRQ_ROUTES.saturating_sub(fixed.len()) as u32;
+        Self {
+            vm,
+            fixed,
+            gsis,
+            routes: Mutex::default(),
+        }
+    }
+
+    /// Makes sure that KVM knows the messages of the sources to be armed.
+    ///
+    /// There is no call to change a part of KVM's table, and writing it waits
+    /// until no vCPU uses the old one: so once for all sources, if at all.
+    fn route(&self, arms: &[(u32, BorrowedFd<'_>, MsiMessage)]) -> io::Result<()> {
+        let mut routes = lock(&self.routes);
+        let mut wanted = routes.clone();
+        for (gsi, _, message) in arms {
+            *wanted.get_mut(gsi).ok_or(io::ErrorKind::NotFound)? = Some(*message);
+        }
+        if wanted != *routes {
+            let messages = wanted.iter();
+            let messages = messages.filter_map(|(gsi, message)| Some(msi_route(*gsi, (*message)?)));
+            let entries: Vec<_> = self.fixed.iter().copied().chain(messages).collect();
+            let table = KvmIrqRouting::from_entries(&entries).map_err(io::Error::other)?;
+            self.vm.set_gsi_routing(&table)?;
+            *routes = wanted;
+        }
+        Ok(())
+    }
+}
+
+impl InterruptManager for Interrupts {
+    fn create_source(&self) -> io::Result<SourceId> {
+        let mut routes = lock(&self.routes);
+        let gsi = self.gsis.clone().find(|gsi| !routes.contains_key(gsi));
+        let gsi = gsi.ok_or(io::ErrorKind::OutOfMemory)?;
+        routes.insert(gsi, None);
+        Ok(SourceId(gsi))
+    }
+
+    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
+        let (mut outcome, mut arms) = (Ok(()), Vec::new());
+        for change in changes {
+            match *change {
+                // When KVM lets go of an eventfd it reads it, and has raised
+                // what was in it when the call returns. All that may go wrong
+                // is that it is none; and then it is not armed.
+                SourceChange::Disarm {
+                    source,
+                    eventfd: fd,
+                } => outcome = outcome.and(self.vm.unregister_irqfd(&eventfd(fd), source.0)),
+                SourceChange::Arm {
+                    source,
+                    eventfd: fd,
+                    message,
+                } => arms.push((source.0, fd, message)),
+            }
+        }
+        outcome?;
+        // Routes come first: an eventfd that is readable uses its own at once.
+        self.route(&arms)?;
+        let mut each = arms.iter();
+        let armed = each.try_for_each(|(gsi, fd, _)| self.vm.register_irqfd(&eventfd(*fd), *gsi));
+        if armed.is_err() {
+            // All or nothing. KVM does not mind those that it does not have.
+            for (gsi, fd, _) in &arms {
+                let _ = self.vm.unregister_irqfd(&eventfd(*fd), *gsi);
+            }
+        }
+        Ok(armed?)
+    }
+
+    fn destroy_source(&self, source: SourceId) {
+        // Its route goes with the next table.
+        lock(&self.routes).remove(&source.0);
+    }
+
+    fn fds_to_keep(&self) -> Vec<RawFd> {
+        vec![self.vm.as_raw_fd()]
+    }
+}
+
+fn msi_route(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let msi = kvm_irq_routing_msi {
+        address_lo: message.address as u32,
+        address_hi: (message.address >> 32) as u32,
+        data: message.data,
+        ..Default::default()
+    };
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        u: RoutingUnion { msi },
+        ..Default::default()
+    }
+}
+
+/// Guest stores that signal eventfds, by ioeventfds. One object serves a VM.
+pub struct Doorbells(pub Arc<VmFd>);
+
+impl IoEventFdRegistrar for Doorbells {
+    // Without a data match kvm-ioctls passes a length of 0, which KVM takes as
+    // "any width". It is also KVM's fastest path: it need not look at the
+    // instruction.
+    fn register(&self, fd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
+        let (Self(vm), address) = (self, IoEventAddress::Mmio(address));
+        Ok(vm.register_ioevent(&eventfd(fd), &address, NoDatamatch)?)
+    }
+
+    fn unregister(&self, fd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
+        let (Self(vm), address) = (self, IoEventAddress::Mmio(address));
+        Ok(vm.unregister_ioevent(&eventfd(fd), &address, NoDatamatch)?)
+    }
+
+    fn fds_to_keep(&self) -> Vec<RawFd> {
+        vec![self.0.as_raw_fd()]
+    }
+}
+
+/// The window's own place in this process: address space that nothing else of
+/// the VMM's can get into, and that shows nothing where no file is mapped.
+struct Reservation {
+    start: usize,
+    length: usize,
+    base: usize, // the address of window offset 0
+}
+
+impl Reservation {
+    /// Largest page that a file may have: the window is aligned to it, so that
+    /// host address, guest address and file offset agree.
+    const ALIGNMENT: usize = 1 << 30;
+    /// Inaccessible, and not counted as memory.
+    const NOTHING: MapFlags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
+
+    fn new(size: u64) -> io::Result<Self> {
+        let length = usize::try_from(size).ok();
+        let length = length.and_then(|size| size.checked_add(Self::ALIGNMENT));
+        let length = length.ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice
+        // replaces nothing.
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::empty(),
+                Self::NOTHING,
+            )
+        }? as usize;
+        let base = start.next_multiple_of(Self::ALIGNMENT);
+        Ok(Self {
+            start,
+            length,
+            base,
+        })
+    }
+
+    /// The address of a range of the window, which has to lie within it.
+    fn address(&self, offset: u64, length: u64) -> io::Result<(usize, usize)> {
+        let space = (self.start + self.length - self.base) as u64;
+        let end = offset.checked_add(length).filter(|end| *end <= space);
+        end.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((self.base + offset as usize, length as usize))
+    }
+
+    fn map(&self, at: u64, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<()> {
+        let (address, bytes) = self.address(at, length)?;
+        let pointer = std::ptr::with_exposed_provenance_mut(address);
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: the range is in this reservation, which nothing in this
+        // process has references into: only the guest's accesses go here.
+        unsafe { mmap(pointer, bytes, protection, flags, fd, fd_offset) }?;
+        let mut advice = [Advice::LinuxDontDump, Advice::LinuxDontFork].into_iter();
+        // SAFETY: the range was mapped just now, and no advice changes it.
+        let outcome = advice.try_for_each(|advice| unsafe { madvise(pointer, bytes, advice) });
+        if outcome.is_err() {
+            let _ = self.clear(at, length);
+        }
+        Ok(outcome?)
+    }
+
+    /// Puts nothing in the place of what is mapped, in one step: there is no
+    /// moment in which another `mmap` could get in.
+    fn clear(&self, at: u64, length: u64) -> io::Result<()> {
+        let (address, bytes) = self.address(at, length)?;
+        let pointer = std::ptr::with_exposed_provenance_mut(address);
+        let flags = Self::NOTHING | MapFlags::FIXED;
+        // SAFETY: as for `map`.
+        unsafe { mmap_anonymous(pointer, bytes, ProtFlags::empty(), flags) }?;
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let pointer = std::ptr::with_exposed_provenance_mut(self.start);
+        // SAFETY: the range is this object's, and nothing refers to it: `Window`
+        // has taken it from the guest, or set the length to 0, which fails.
+        let _ = unsafe { munmap(pointer, self.length) };
+    }
+}
+
+/// A mapped range of the window, with a memory slot of its own. So what is not
+/// mapped is no memory for the guest: accesses are MMIO exits.
+struct Region {
+    length: u64,
+    slot: u32,
+    guest_address: Option<u64>, // where the guest has it, if anywhere
+}
+
+#[derive(Default)]
+struct Contents {
+    guest_address: Option<u64>, // where the guest has the window, if anywhere
+    regions: BTreeMap<u64, Region>, // by window offset
+}
+
+/// The window of one device.
+///
+/// Memory slots are the VM's, so this is also where other devices of the VM
+/// (a passthrough NIC) would learn what they may access.
+pub struct Window {
+    vm: Arc<VmFd>,
+    slots: Range<u32>,
+    reservation: Reservation,
+    contents: Mutex<Contents>,
+}
+
+impl Window {
+    /// A window of `size` bytes that uses memory slots out of `slots`.
+    pub fn new(vm: Arc<VmFd>, size: u64, slots: Range<u32>) -> io::Result<Self> {
+        Ok(Self {
+            vm,
+            slots,
+            reservation: Reservation::new(size)?,
+            contents: Mutex::default(),
+        })
+    }
+
+    /// Takes a region from where the guest has it, and shows it elsewhere.
+    ///
+    /// KVM removes a slot when no vCPU uses it any more, and not before.
+    fn show(&self, offset: u64, region: &mut Region, at: Option<u64>) -> io::Result<()> {
+        let (address, _) = self.reservation.address(offset, region.length)?;
+        let set = |guest_phys_addr, memory_size| {
+            let slot = kvm_userspace_memory_region {
+                slot: region.slot,
+                guest_phys_addr,
+                memory_size,
+                userspace_addr: address as u64,
+                flags: 0,
+            };
+            // SAFETY: the range is in the reservation and stays mapped, by a
+            // file or by nothing, for as long as the VM has the slot. This
+            // process has no references into it.
+            unsafe { self.vm.set_user_memory_region(slot) }
+        };
+        if let Some(before) = region.guest_address {
+            set(before, 0)?;
+            region.guest_address = None;
+        }
+        if let Some(at) = at {
+            let address = at.checked_add(offset).ok_or(io::ErrorKind::InvalidInput)?;
+            set(address, region.length)?;
+            region.guest_address = Some(address);
+        }
+        Ok(())
+    }
+
+    fn hide_all(&self, contents: &mut Contents) -> io::Result<()> {
+        contents.guest_address = None;
+        let mut outcome = Ok(());
+        for (offset, region) in &mut contents.regions {
+            outcome = outcome.and(self.show(*offset, region, None));
+        }
+        outcome
+    }
+}
+
+impl SharedMemoryMapper for Window {
+    fn map(&self, at: u64, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<()> {
+        let mut contents = lock(&self.contents);
+        let used = |slot: &u32| contents.regions.values().any(|region| region.slot == *slot);
+        let slot = self.slots.clone().find(|slot| !used(slot));
+        let mut region = Region {
+            length,
+            slot: slot.ok_or(io::ErrorKind::OutOfMemory)?,
+            guest_address: None,
+        };
+        self.reservation.map(at, fd, fd_offset, length)?;
+        if let Err(error) = self.show(at, &mut region, contents.guest_address) {
+            let _ = self.reservation.clear(at, length);
+            return Err(error);
+        }
+        contents.regions.insert(at, region);
+        Ok(())
+    }
+
+    fn unmap(&self, at: u64, length: u64) -> io::Result<()> {
+        let mut contents = lock(&self.contents);
+        let region = contents.regions.get_mut(&at);
+        let region = region.filter(|region| region.length == length);
+        self.show(at, region.ok_or(io::ErrorKind::NotFound)?, None)?;
+        self.reservation.clear(at, length)?;
+        contents.regions.remove(&at);
+        Ok(())
+    }
+
+    fn place(&self, guest_address: Option<u64>) -> io::Result<()> {
+        let mut contents = lock(&self.contents);
+        self.hide_all(&mut contents)?;
+        for (offset, region) in &mut contents.regions {
+            if let Err(error) = self.show(*offset, region, guest_address) {
+                return self.hide_all(&mut contents).and(Err(error));
+            }
+        }
+        contents.guest_address = guest_address;
+        Ok(())
+    }
+
+    fn fds_to_keep(&self) -> Vec<RawFd> {
+        vec![self.vm.as_raw_fd()]
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        if self.hide_all(&mut lock(&self.contents)).is_err() {
+            // Slots must not outlive what they point to: leave that alone.
+            self.reservation.length = 0;
+        }
+    }
+}
