@@ -51,6 +51,7 @@ pub(crate) struct Options {
     pub device_type: u16,
     pub uuid: [u8; 16],
     pub memory_policy: MemoryPolicy,
+    pub inflight_limit: u64,
 }
 
 /// Makes a [`VhostGuest`] from what a VMM chooses and what it lends.
@@ -71,6 +72,7 @@ impl Builder {
             device_type: 0,
             uuid: [0; 16],
             memory_policy: MemoryPolicy::default(),
+            inflight_limit: 8 << 20,
         };
         Self { listener, options }
     }
@@ -117,6 +119,15 @@ impl Builder {
     #[must_use]
     pub fn memory_policy(mut self, policy: MemoryPolicy) -> Self {
         self.options.memory_policy = policy;
+        self
+    }
+
+    /// The most memory, in bytes, that the device makes for a record of
+    /// requests under way (`GET_INFLIGHT_FD`). 8 MiB by default, which is
+    /// enough for 256 split rings of 1024 entries.
+    #[must_use]
+    pub fn inflight_limit(mut self, bytes: u64) -> Self {
+        self.options.inflight_limit = bytes;
         self
     }
 

@@ -29,6 +29,7 @@ use vm_memory::GuestAddressSpace;
 use crate::builder::{Options, Services, MEMORY_SLOTS};
 use crate::error::Fault;
 use crate::fd::{FdKinds, Reaper, Signaller};
+use crate::inflight::InflightMemory;
 use crate::journal::Journal;
 use crate::listener::Listener;
 use crate::memory::{Memory, MemoryLimits};
@@ -61,6 +62,7 @@ pub(crate) struct Device<M> {
     pub poller: Poller,
     pub reaper: Reaper,
     pub kinds: FdKinds,
+    pub inflight: InflightMemory,
     pub limits: Limits,
     window: Arc<dyn SharedMemoryMapper>,
     listener: Listener,
@@ -120,6 +122,7 @@ impl<M: GuestAddressSpace> Device<M> {
             poller: Poller::new()?,
             reaper,
             kinds: FdKinds::new()?,
+            inflight: InflightMemory::new(options.inflight_limit),
             limits,
             window: services.window,
             listener: Listener::new(listener)?,

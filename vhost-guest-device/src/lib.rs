@@ -51,6 +51,7 @@ mod doorbells;
 mod error;
 mod fd;
 mod function;
+mod inflight;
 mod interrupts;
 mod journal;
 mod listener;

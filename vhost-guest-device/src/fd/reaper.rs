@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::fs::{fallocate, FallocateFlags};
 use vhost_guest_vmm_traits::ThreadHook;
 
 use super::crew::{Crew, Job, Shared};
@@ -27,7 +28,7 @@ const OVERLOAD: usize = 256;
 /// [`ForeignFd`] are gone and all is closed.
 #[derive(Clone)]
 pub(crate) struct Reaper {
-    crew: Arc<Crew<Close>>,
+    crew: Arc<Crew<End>>,
 }
 
 impl Reaper {
@@ -46,6 +47,12 @@ impl Reaper {
         self.crew.backlog()
     }
 
+    /// Gives back the first `length` bytes of a memory file that was shared
+    /// with a peer, and closes it.
+    pub(crate) fn empty(&self, fd: OwnedFd, length: u64) {
+        self.crew.push(End { fd, empty: length });
+    }
+
     /// Tells whether so many descriptors wait that their sender must be up to
     /// something. The device takes nothing from a frontend and accepts nobody
     /// until the backlog is smaller.
@@ -62,16 +69,24 @@ impl fmt::Debug for Reaper {
     }
 }
 
-/// A descriptor to be closed.
-struct Close(OwnedFd);
+/// A descriptor to be closed, after its file has been emptied of so many bytes.
+struct End {
+    fd: OwnedFd,
+    empty: u64,
+}
 
-impl Job for Close {
+impl Job for End {
     type Key = ();
 
     fn key(&self) {}
 
     fn run(self, _: &Shared<Self>) {
-        drop(self.0);
+        if self.empty > 0 {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // A file without room for a hole keeps its bytes: they are bounded.
+            let _ = fallocate(&self.fd, hole, 0, self.empty);
+        }
+        drop(self.fd);
     }
 }
 
@@ -116,7 +131,7 @@ impl fmt::Debug for ForeignFd {
 impl Drop for ForeignFd {
     fn drop(&mut self) {
         if let Some(fd) = self.fd.take() {
-            self.reaper.crew.push(Close(fd));
+            self.reaper.crew.push(End { fd, empty: 0 });
         }
     }
 }

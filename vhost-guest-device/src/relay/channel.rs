@@ -104,7 +104,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let code = request.code();
         let expectation = ReplyExpectation::of_backend(&request, need_reply, session.context());
         let sent = match (check_gate(&request, session), connection.channel.socket()) {
-            (Ok(()), Some(socket)) => socket.send(message),
+            (Ok(()), Some(socket)) => socket.send(message, None),
             (Ok(()), None) => Err(Fault::HungUp),
             (Err(reason), _) if matches!(expectation, ReplyExpectation::Due(_)) => {
                 self.journal.warn(format_args!(

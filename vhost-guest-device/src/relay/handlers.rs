@@ -11,8 +11,8 @@
 //! replied. It either does everything or changes nothing.
 
 use vhost_guest_msg::{
-    FrontendRequest, Iotlb, LogArea, LogBase, MemRegion, MemTable, OnlyFd, RemMemReg, Verdict,
-    VringAddr, VringFd,
+    FrontendRequest, Inflight, Iotlb, LogArea, LogBase, MemRegion, MemTable, OnlyFd, RemMemReg,
+    SetInflight, Verdict, VringAddr, VringFd,
 };
 
 use crate::builder::MEMORY_SLOTS;
@@ -48,6 +48,9 @@ pub(crate) enum Then {
     /// As [`Settle`](Self::Settle); and the frontend gets the log's place in
     /// its own terms, in the form that every frontend understands.
     ShowLog(Ticket, LogArea),
+    /// The reply says how much memory a record of requests under way needs:
+    /// make it, and send it along.
+    MakeInflight,
     /// The ring is stopped: its kick and call are disconnected. Frontends
     /// send them again when they restart it.
     StopVring(u8),
@@ -92,10 +95,10 @@ impl Forward {
 
 /// Whether a request changes what is in the window.
 pub(crate) fn changes_memory(request: &FrontendRequest<ForeignFd>) -> bool {
-    use FrontendRequest::{AddMemReg, RemMemReg, SetLogBase, SetMemTable};
+    use FrontendRequest::{AddMemReg, RemMemReg, SetInflightFd, SetLogBase, SetMemTable};
     matches!(
         request,
-        SetMemTable(_) | AddMemReg(_) | RemMemReg(_) | SetLogBase(_)
+        SetMemTable(_) | AddMemReg(_) | RemMemReg(_) | SetLogBase(_) | SetInflightFd(_)
     )
 }
 
@@ -136,8 +139,14 @@ pub(crate) fn carry_out(
             Ok(Forward::plain(Request::SetVringNum(ring)))
         }
         Request::SetVringAddr(ring) => set_vring_addr(ring, on),
+        Request::GetInflightFd(record) => get_inflight_fd(record, on),
+        Request::SetInflightFd(record) => set_inflight_fd(record, on),
         Request::GetVringBase(ring) => Ok(Forward::then(
             Request::GetVringBase(ring),
+            Then::StopVring(ring.index),
+        )),
+        Request::GetVringBaseSkipDrain(ring) => Ok(Forward::then(
+            Request::GetVringBaseSkipDrain(ring),
             Then::StopVring(ring.index),
         )),
         Request::SetVringKick(ring) => set_vring_kick(ring, on),
@@ -224,6 +233,30 @@ fn set_log_base(log: LogBase<ForeignFd>, on: &mut Resources<'_>) -> Result<Forwa
     let placed = LogBase::Shared { area, fd: () }.with_offset(offset);
     let request = FrontendRequest::SetLogBase(placed.map_err(Refusal::request)?);
     Ok(Forward::then(request, Then::ShowLog(ticket, area)))
+}
+
+fn get_inflight_fd(record: Inflight, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
+    let most = on.session.limits().max_queues;
+    if record.num_queues() > most {
+        let asked = record.num_queues();
+        let reason = format_args!("GET_INFLIGHT_FD: {asked} vrings, the device has {most}");
+        return Err(Fault::frontend(reason).into());
+    }
+    let request = FrontendRequest::GetInflightFd(record);
+    Ok(Forward::then(request, Then::MakeInflight))
+}
+
+fn set_inflight_fd(
+    record: SetInflight<ForeignFd>,
+    on: &mut Resources<'_>,
+) -> Result<Forward, Refusal> {
+    let (record, fd) = record.into_parts();
+    let (offset, size) = (record.mmap_offset(), record.mmap_size());
+    let (offset, ticket) = on.memory.place_area(Area::Inflight, fd, offset, size)?;
+    let placed = record.with_offset(offset).map_err(Refusal::request)?;
+    let placed = SetInflight::new(placed, ()).map_err(Refusal::request)?;
+    let then = Then::Settle(ticket, OnRefusal::Undo);
+    Ok(Forward::then(FrontendRequest::SetInflightFd(placed), then))
 }
 
 fn iotlb_msg(entry: Iotlb, on: &mut Resources<'_>) -> Result<Forward, Refusal> {

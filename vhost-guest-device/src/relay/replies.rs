@@ -8,12 +8,15 @@
 //! request left to do is done before the reply goes to the frontend: memory
 //! that it took away is off the guest when the frontend hears of it.
 
+use std::os::fd::OwnedFd;
+
 use vhost_guest_msg::{decode_whole, Accepted, Endian, HeaderFlags, LogReply, Reply};
 use vm_memory::GuestAddressSpace;
 
 use crate::device::Device;
 use crate::doorbells::Doorbell;
 use crate::error::Fault;
+use crate::inflight::InflightError;
 use crate::memory::{Outcome, Ticket};
 use crate::relay::handlers::{OnRefusal, Then};
 use crate::relay::{Connection, Duty, Step, REPLIES};
@@ -30,7 +33,7 @@ impl<M: GuestAddressSpace> Device<M> {
             return Ok(Step::Idle);
         }
         if let Some((code, reply)) = connection.replies.pop_local() {
-            send(connection, code, &reply, false)?;
+            send(connection, code, &reply, false, None)?;
             return Ok(Step::Moved);
         }
         let mut message = Vec::new();
@@ -62,7 +65,7 @@ impl<M: GuestAddressSpace> Device<M> {
             mut reply, ticket, ..
         } = accepted.map_err(Fault::guest)?;
         let Duty { pass, then } = ticket;
-        self.fulfil(then, &mut reply)?;
+        let fd = self.fulfil(then, &mut reply)?;
         if !pass {
             self.statistics.own_messages += 1;
             return Ok(());
@@ -70,14 +73,15 @@ impl<M: GuestAddressSpace> Device<M> {
         self.statistics.replies += 1;
         let need_reply = header.flags.contains(HeaderFlags::NEED_REPLY);
         match &mut self.connection {
-            Some(connection) => send(connection, header.code, &reply, need_reply),
+            Some(connection) => send(connection, header.code, &reply, need_reply, fd),
             None => Ok(()),
         }
     }
 
-    /// Does what a request left to do.
-    fn fulfil(&mut self, then: Then, reply: &mut Reply) -> Result<(), Fault> {
-        match then {
+    /// Does what a request left to do. Returns a descriptor that goes with the
+    /// reply, if there is one.
+    fn fulfil(&mut self, then: Then, reply: &mut Reply) -> Result<Option<OwnedFd>, Fault> {
+        let done = match then {
             Then::Nothing => Ok(()),
             Then::Settle(ticket, on_refusal) => self.settle(ticket, on_refusal, reply),
             Then::ShowLog(ticket, area) => {
@@ -86,6 +90,7 @@ impl<M: GuestAddressSpace> Device<M> {
                 *reply = Reply::Log(LogReply::to(&area));
                 Ok(self.memory.settle(ticket, Outcome::Done)?)
             }
+            Then::MakeInflight => return self.make_inflight(reply),
             Then::StopVring(vring) => self.stop_vring(vring),
             Then::ShowProtocolFeatures => {
                 if let (Reply::ProtocolFeatures(offered), Some(connection)) =
@@ -101,7 +106,27 @@ impl<M: GuestAddressSpace> Device<M> {
                 ))),
                 _ => Ok(()),
             },
+        };
+        done.map(|()| None)
+    }
+
+    /// The guest said how much memory its record of requests needs: the reply
+    /// goes on with a file of that size. No size means no record.
+    fn make_inflight(&mut self, reply: &mut Reply) -> Result<Option<OwnedFd>, Fault> {
+        let Reply::Inflight(record) = reply else {
+            return Ok(None);
+        };
+        let size = record.mmap_size();
+        if size == 0 {
+            return Ok(None);
         }
+        let memory = match self.inflight.make(size, &self.reaper) {
+            Ok(memory) => memory,
+            Err(InflightError::Environment(error)) => return Err(Fault::Environment(error)),
+            Err(error) => return Err(Fault::guest(error)),
+        };
+        *record = record.with_offset(0).map_err(Fault::guest)?;
+        Ok(Some(memory))
     }
 
     /// The guest has processed a memory message.
@@ -143,6 +168,7 @@ fn send(
     code: u32,
     reply: &Reply,
     need_reply: bool,
+    fd: Option<OwnedFd>,
 ) -> Result<(), Fault> {
     let mut message = [0; 4096];
     let length = reply.encode(code, need_reply, Endian::NATIVE, &mut message);
@@ -150,5 +176,5 @@ fn send(
     let length = length.map_err(Fault::guest)?;
     connection
         .socket
-        .send(message.get(..length).unwrap_or_default())
+        .send(message.get(..length).unwrap_or_default(), fd)
 }

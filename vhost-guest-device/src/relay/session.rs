@@ -12,12 +12,8 @@ use crate::error::Fault;
 use crate::memory::RingAddress;
 
 /// Protocol features that the device does not carry yet, although their
-/// messages are known: memory that the device has to make, and streams of
-/// device state.
-const NOT_YET: ProtocolFeatures = ProtocolFeatures::INFLIGHT_SHMFD
-    .union(ProtocolFeatures::DEVICE_STATE)
-    .union(ProtocolFeatures::GET_VRING_BASE_INFLIGHT)
-    .union(ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN);
+/// messages are known: they bring streams of device state.
+const NOT_YET: ProtocolFeatures = ProtocolFeatures::DEVICE_STATE;
 
 /// The protocol features that survive in a `GET_PROTOCOL_FEATURES` reply.
 pub(crate) fn carried() -> ProtocolFeatures {

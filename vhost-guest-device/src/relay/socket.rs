@@ -13,12 +13,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
-    SendAncillaryBuffer, SendFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use vhost_guest_msg::{Endian, Fds, Frame, Framer, Limits, Progress};
 
@@ -37,6 +37,8 @@ pub(crate) struct Socket {
     takes_descriptors: bool,
     /// At most one message that the peer has not taken yet.
     outbox: VecDeque<u8>,
+    /// A descriptor that goes with its first byte.
+    attached: Option<OwnedFd>,
 }
 
 impl Socket {
@@ -49,6 +51,7 @@ impl Socket {
             framer,
             takes_descriptors: true,
             outbox: VecDeque::new(),
+            attached: None,
         }
     }
 
@@ -105,16 +108,19 @@ impl Socket {
         }
     }
 
-    /// Queues a message and sends what the peer takes.
+    /// Queues a message, with a descriptor of the device's own if there is
+    /// one, and sends what the peer takes.
     ///
     /// To be called only while nothing [`is_sending`](Self::is_sending), so
     /// that at most one message is held.
-    pub(crate) fn send(&mut self, message: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn send(&mut self, message: &[u8], fd: Option<OwnedFd>) -> Result<(), Fault> {
         self.outbox.extend(message);
+        self.attached = fd;
         self.flush()
     }
 
-    /// Sends as much of the outbox as the peer takes.
+    /// Sends as much of the outbox as the peer takes. A descriptor goes with
+    /// the first byte.
     ///
     /// # Errors
     ///
@@ -123,9 +129,19 @@ impl Socket {
         while !self.outbox.is_empty() {
             let (front, back) = self.outbox.as_slices();
             let bytes = [IoSlice::new(front), IoSlice::new(back)];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let fds = self.attached.as_ref().map(|fd| [fd.as_fd()]);
+            if let Some(fds) = &fds {
+                // The buffer is made for one.
+                control.push(SendAncillaryMessage::ScmRights(fds));
+            }
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match sendmsg(&self.fd, &bytes, &mut SendAncillaryBuffer::default(), flags) {
-                Ok(sent) => drop(self.outbox.drain(..sent.min(self.outbox.len()))),
+            match sendmsg(&self.fd, &bytes, &mut control, flags) {
+                Ok(sent) => {
+                    self.attached = None;
+                    drop(self.outbox.drain(..sent.min(self.outbox.len())));
+                }
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(Fault::HungUp),

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::net::{
-    recvmsg, sendmsg, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use vhost_guest_msg::{Endian, FrontendRequest, ProtocolFeatures, VirtioFeatures};
 use vhost_guest_vmm_traits::test_utils::TestVmm;
@@ -430,16 +430,27 @@ impl Frontend {
         assert_eq!(sent, Ok(bytes.len()));
     }
 
-    /// Receives what is there, without descriptors.
+    /// Receives what is there.
     pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
+        self.receive_with_fds().map(|(bytes, _)| bytes)
+    }
+
+    /// Receives what is there, with descriptors.
+    pub(crate) fn receive_with_fds(&mut self) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
         let mut bytes = vec![0; 8192];
-        let mut control = RecvAncillaryBuffer::default();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut iov = [IoSliceMut::new(&mut bytes)];
         let read = recvmsg(&self.stream, &mut iov, &mut control, RecvFlags::DONTWAIT)
             .ok()?
             .bytes;
         bytes.truncate(read);
-        Some(bytes)
+        let fds = control.drain().flat_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+            _ => Vec::new(),
+        });
+        let fds = fds.collect();
+        Some((bytes, fds))
     }
 
     /// Whether the device closes its end, which it does in another thread.

@@ -1,0 +1,125 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Memory for requests under way.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{fcntl_get_seals, fstat, SealFlags};
+use vhost_guest_msg::{FrontendRequest, ProtocolFeatures};
+
+use super::rig::{self, message, words, Frontend, Rig};
+
+const SIZE: u64 = 0x2080;
+
+fn record(code: u32, size: u64, offset: u64, queues: u64) -> Vec<u8> {
+    message(code, 0x1, &words(&[size, offset, queues | 256 << 16]))
+}
+
+/// The frontend asks for a record, the guest wants `size` bytes.
+fn get(rig: &mut Rig, frontend: &mut Frontend, size: u64) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
+    frontend.send(&record(31, 0, 0, 2), &[]);
+    assert!(matches!(
+        rig.request(),
+        Some(FrontendRequest::GetInflightFd(_))
+    ));
+    rig.send(1, &{
+        let mut reply = record(31, size, 0, 2);
+        reply[4] = 0x5;
+        reply
+    });
+    frontend.receive_with_fds()
+}
+
+#[test]
+fn the_device_makes_the_memory_that_a_guest_cannot_send() {
+    let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+    let (reply, fds) = get(&mut rig, &mut frontend, SIZE).unwrap();
+    let [fd] = &fds[..] else { panic!("{fds:?}") };
+    assert_eq!(reply[12..28], words(&[SIZE, 0])[..]);
+    assert_eq!(fstat(fd).unwrap().st_size as u64, SIZE);
+    let sealed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    assert_eq!(fcntl_get_seals(fd).unwrap(), sealed);
+    assert_eq!(
+        rig.vmm.mappings(),
+        [],
+        "nobody writes to it before it comes back"
+    );
+
+    // It comes back at each start, also after a crash of the backend.
+    for _ in 0..2 {
+        frontend.send(&record(32, SIZE, 0, 2), &[fd.as_fd()]);
+        let Some(FrontendRequest::SetInflightFd(placed)) = rig.request() else {
+            panic!("no SET_INFLIGHT_FD");
+        };
+        let offset = placed.inflight().mmap_offset();
+        assert_eq!(rig.vmm.mappings(), [(offset, 0, 0x3000)]);
+    }
+}
+
+#[test]
+fn no_record_means_no_descriptor() {
+    let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+    let (reply, fds) = get(&mut rig, &mut frontend, 0).unwrap();
+    assert_eq!(reply[12..28], words(&[0, 0])[..]);
+    assert!(fds.is_empty());
+}
+
+#[test]
+fn a_guest_that_wants_too_much_is_at_fault() {
+    let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+    let reply = get(&mut rig, &mut frontend, (8 << 20) + 1);
+    assert!(reply.is_none_or(|(bytes, _)| bytes.is_empty()));
+    assert!(rig.needs_reset());
+}
+
+#[test]
+fn a_frontend_that_asks_for_too_many_vrings_is_at_fault() {
+    let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+    frontend.send(&record(31, 0, 0, u64::from(rig::VRINGS) + 1), &[]);
+    assert_eq!(rig.receive(0), None);
+    assert!(rig.needs_reset());
+}
+
+#[test]
+fn the_memory_of_earlier_records_is_given_back() {
+    let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+    let (_, mut first) = get(&mut rig, &mut frontend, SIZE).unwrap();
+    let first = File::from(first.remove(0));
+    first.write_all_at(&[1; 0x2000], 0).unwrap();
+    let (_, second) = get(&mut rig, &mut frontend, SIZE).unwrap();
+    assert_eq!(second.len(), 1);
+    // A thread that nobody waits for does it.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fstat(&first).unwrap().st_blocks != 0 {
+        assert!(Instant::now() < deadline, "the first record is still there");
+        std::thread::yield_now();
+    }
+    assert_eq!(fstat(&first).unwrap().st_size as u64, SIZE);
+}
+
+#[test]
+fn a_stopped_ring_may_leave_requests_under_way() {
+    let features = ProtocolFeatures::INFLIGHT_SHMFD
+        | ProtocolFeatures::GET_VRING_BASE_INFLIGHT
+        | ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN;
+    let (mut rig, mut frontend) = rig::negotiated(features);
+    let call = rig::event();
+    frontend.send(&message(13, 0x1, &words(&[0])), &[call.as_fd()]);
+    rig.request();
+    frontend.send(&message(45, 0x1, &words(&[0])), &[]);
+    assert!(matches!(
+        rig.request(),
+        Some(FrontendRequest::GetVringBaseSkipDrain(_))
+    ));
+    rig.reply(45, &words(&[7 << 32]));
+    assert_eq!(
+        frontend.receive(),
+        Some(message(45, 0x5, &words(&[7 << 32])))
+    );
+    assert!(!rig.vmm.doorbells().contains(&rig::DOORBELLS));
+}
