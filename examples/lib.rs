@@ -5,6 +5,7 @@
 //! The code of the examples, so that it is tested: a small VMM on KVM, and one
 //! without, around vhost-guest devices.
 
+pub mod backend;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 pub mod loopback;

@@ -15,7 +15,7 @@ mod options;
 mod places;
 mod report;
 mod resources;
-mod signals;
+pub(crate) mod signals;
 mod socket;
 mod summary;
 mod wakeups;

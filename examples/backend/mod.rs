@@ -1,0 +1,161 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A disk that a Linux guest serves through its vhost-guest device, from a
+//! program: `cargo build --release --example backend`, to be run in the guest.
+
+mod options;
+
+use std::fs;
+use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use thiserror::Error;
+use vhost_guest_driver::blk::Blk;
+use vhost_guest_driver::sysfs::{self, Sysfs, PLATFORM_INTERRUPT};
+use vhost_guest_driver::{Device, Server, Statistics, Turn};
+
+use crate::loopback::signals;
+use options::{Options, HELP};
+
+/// Why the program ends.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("{0} (see --help)")]
+    Usage(String),
+    #[error(transparent)]
+    Sysfs(#[from] sysfs::SysfsError),
+    #[error(transparent)]
+    Device(#[from] vhost_guest_driver::Error),
+    #[error("{0}: {1}")]
+    Disk(String, io::Error),
+    #[error("{0}")]
+    Signals(String),
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let outcome = Options::parse(std::env::args_os().skip(1)).and_then(run);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("backend: {failure}");
+            ExitCode::from(match failure {
+                Failure::Usage(_) => 2,
+                _ => 1,
+            })
+        }
+    }
+}
+
+/// What other threads want of the one that serves.
+#[derive(Default)]
+struct Wishes {
+    end: AtomicBool,
+    statistics: AtomicBool,
+}
+
+fn run(options: Options) -> Result<(), Failure> {
+    if options.help {
+        print!("{HELP}");
+        return Ok(());
+    }
+    let wishes = Arc::new(Wishes::default());
+    let ending = wishes.clone();
+    // The device must be reset before our memory is another's.
+    signals::watch(move || ending.end.store(true, Ordering::Release))
+        .map_err(|failure| Failure::Signals(failure.to_string()))?;
+
+    let disk = Blk::open(&options.disk, options.read_only);
+    let disk = disk.map_err(|e| Failure::Disk(options.disk.display().to_string(), e))?;
+    let address = options.device.map_or_else(Sysfs::find, Ok)?;
+    let how = sysfs::Options {
+        idle: options.idle,
+        interrupts: options.count_interrupts.then_some(PLATFORM_INTERRUPT),
+    };
+    let device = Device::open(Sysfs::open(address, how)?)?;
+    let server = Server::new(device, disk.with_queues(options.queues))?;
+    say(&format!("serving, through {address}"));
+    answer_questions(wishes.clone());
+    serve(server, &wishes)
+}
+
+/// Serves until it is to end; the frontend is disconnected then.
+fn serve(mut server: Server<Sysfs, Blk>, wishes: &Wishes) -> Result<(), Failure> {
+    let (mut turn, mut faults) = (Turn::Busy, 0);
+    while !wishes.end.load(Ordering::Acquire) {
+        let timeout = match turn {
+            Turn::Busy => Some(Duration::ZERO),
+            Turn::Idle => None,
+        };
+        turn = server.run_once(timeout)?;
+        let statistics = server.statistics();
+        let now = statistics.faults + statistics.ring_faults;
+        if let Some(fault) = server.last_fault().filter(|_| now != faults) {
+            say(&format!("the frontend's fault: {fault}"));
+        }
+        faults = now;
+        if wishes.statistics.swap(false, Ordering::Acquire) {
+            say(&describe(&statistics));
+        }
+    }
+    say("ended");
+    Ok(())
+}
+
+/// Prints the statistics whenever a line is typed. The thread ends with the
+/// input, or with the program.
+fn answer_questions(wishes: Arc<Wishes>) {
+    thread::spawn(move || {
+        for _ in io::stdin().lock().lines().map_while(Result::ok) {
+            wishes.statistics.store(true, Ordering::Release);
+        }
+    });
+}
+
+fn describe(statistics: &Statistics) -> String {
+    let interrupts = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    format!(
+        "frontends={} faults={} messages={} requests={} calls={} interrupts={}",
+        statistics.frontends,
+        statistics.faults + statistics.ring_faults,
+        statistics.messages,
+        statistics.requests,
+        statistics.calls,
+        platform_interrupts(&interrupts)
+    )
+}
+
+/// How often the platform interrupt came, on all CPUs together.
+fn platform_interrupts(table: &str) -> u64 {
+    let line = table
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("PLT:"));
+    let counts = line.unwrap_or_default().split_whitespace();
+    counts.map_while(|count| count.parse::<u64>().ok()).sum()
+}
+
+/// A line on standard output, whole and at once. Nobody need read it.
+fn say(text: &str) {
+    let mut output = io::stdout().lock();
+    let _ = writeln!(output, "backend: {text}").and_then(|()| output.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_platform_interrupts_of_all_cpus() {
+        let table = "           CPU0       CPU1\n   4:  9  1  ttyS0\n PLT:   5   2   \
+                     Platform interrupts\n";
+        assert_eq!(platform_interrupts(table), 7);
+        assert_eq!(platform_interrupts("PLT:"), 0);
+        assert_eq!(platform_interrupts(""), 0);
+    }
+}

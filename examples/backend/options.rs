@@ -1,0 +1,156 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use vhost_guest_driver::sysfs::Address;
+
+use super::Failure;
+
+/// Text of `--help`.
+pub const HELP: &str = "\
+A disk that this Linux guest serves to another virtual machine, through its
+vhost-guest device, reached through sysfs.
+
+Needs root, a huge page (echo 1 >/proc/sys/vm/nr_hugepages), and a device that
+no kernel driver is bound to. It polls. A line on standard input makes it print
+its statistics. End it with SIGINT or SIGTERM, so that it resets the device: after
+SIGKILL the device could still write into memory that is no longer its own.
+
+Usage: backend --disk PATH [OPTIONS]
+
+  --disk PATH           disk image or block device
+  --read-only           offer the disk read-only
+  --queues N            request queues, 1 to 64 (default: 1)
+  --device ADDRESS      PCI function (0000:00:05.0), or auto (default): the
+                        only vhost-guest device
+  --idle MICROSECONDS   how long it sleeps between two looks (default: 50);
+                        with 0 it does not sleep
+  --count-interrupts    let the device interrupt, with the vector that Linux
+                        counts as PLT in /proc/interrupts
+  --help                this text
+
+Exit code: 0 after a signal, 1 after a failure, 2 if the command line is wrong.
+";
+
+/// What the user asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Only the help text.
+    pub help: bool,
+    /// The disk image.
+    pub disk: PathBuf,
+    /// The disk is offered read-only.
+    pub read_only: bool,
+    /// Request queues.
+    pub queues: u16,
+    /// The function, unless it is the only one.
+    pub device: Option<Address>,
+    /// Sleep between two looks.
+    pub idle: Duration,
+    /// Interrupts are raised, and counted.
+    pub count_interrupts: bool,
+}
+
+impl Options {
+    /// Reads the arguments behind the program's name.
+    pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
+        let mut options = Self {
+            help: false,
+            disk: PathBuf::new(),
+            read_only: false,
+            queues: 1,
+            device: None,
+            idle: sysfs_idle(),
+            count_interrupts: false,
+        };
+        while let Some(argument) = arguments.next() {
+            let name = argument.to_string_lossy().into_owned();
+            let mut value = || {
+                let value = arguments.next();
+                value.ok_or_else(|| Failure::Usage(format!("{name} needs a value")))
+            };
+            match &*name {
+                "--help" | "-h" => options.help = true,
+                "--disk" => options.disk = value()?.into(),
+                "--read-only" => options.read_only = true,
+                "--count-interrupts" => options.count_interrupts = true,
+                "--queues" => options.queues = number(&name, value()?, 1, 64)? as u16,
+                "--idle" => {
+                    let micros = number(&name, value()?, 0, 1_000_000)?;
+                    options.idle = Duration::from_micros(micros);
+                }
+                "--device" => {
+                    let value = value()?.to_string_lossy().into_owned();
+                    options.device = match &*value {
+                        "auto" => None,
+                        address => Some(address.parse()?),
+                    };
+                }
+                _ => return Err(Failure::Usage(format!("unknown option {name}"))),
+            }
+        }
+        if options.disk.as_os_str().is_empty() && !options.help {
+            return Err(Failure::Usage("which --disk?".into()));
+        }
+        Ok(options)
+    }
+}
+
+fn sysfs_idle() -> Duration {
+    vhost_guest_driver::sysfs::Options::default().idle
+}
+
+fn number(name: &str, value: OsString, least: u64, most: u64) -> Result<u64, Failure> {
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| {
+            let value = value.to_string_lossy();
+            Failure::Usage(format!(
+                "{name} {value}: not a number from {least} to {most}"
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, Failure> {
+        Options::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn reads_every_option() {
+        let line = "--disk d --read-only --queues 4 --device 00:05.0 --idle 0 --count-interrupts";
+        let options = parse(line).unwrap();
+        assert_eq!(options.disk, PathBuf::from("d"));
+        assert!(options.read_only && options.count_interrupts && !options.help);
+        assert_eq!((options.queues, options.idle), (4, Duration::ZERO));
+        assert_eq!(options.device, "0000:00:05.0".parse().ok());
+        assert_eq!(parse("--disk d --device auto").unwrap().device, None);
+        assert!(parse("--help").unwrap().help);
+    }
+
+    #[test]
+    fn rejects_what_makes_no_sense() {
+        for line in [
+            "",
+            "--disk",
+            "disk.img",
+            "--disk d --queues 0",
+            "--disk d --queues 65",
+            "--disk d --idle 1000001",
+            "--disk d --idle -1",
+        ] {
+            assert!(matches!(parse(line), Err(Failure::Usage(_))), "{line}");
+        }
+        assert!(parse("--disk d --device 5").is_err());
+    }
+}
