@@ -49,73 +49,123 @@ fn check_reply(reply: &Reply, shape: ReplyShape, header: &Header, endian: Endian
     assert_eq!(again.as_ref(), Ok(reply));
 }
 
+/// The tracker, and what it must know.
+struct Model {
+    mode: Mode,
+    tracker: ReplyTracker<u32>,
+    next: u32,
+    /// Ticket and shape of the replies that may still come, and whether they
+    /// need not.
+    open: Vec<(u32, ReplyShape, bool)>,
+}
+
+impl Model {
+    fn new(mode: Mode) -> Self {
+        let channel = match mode.is_backend_channel() {
+            true => Channel::Backend,
+            false => Channel::Main,
+        };
+        Self {
+            mode,
+            tracker: ReplyTracker::new(channel, CAPACITY),
+            next: 0,
+            open: Vec::new(),
+        }
+    }
+
+    /// Before something is added: whether there is room. An optional reply is
+    /// given up for it.
+    fn make_room(&mut self) -> bool {
+        assert!(self.tracker.len() <= CAPACITY);
+        if self.tracker.len() < CAPACITY {
+            assert!(!self.tracker.is_full());
+            return true;
+        }
+        let optional = self.open.iter().position(|(_, _, optional)| *optional);
+        assert_eq!(optional.is_none(), self.tracker.is_full());
+        optional.map(|at| self.open.remove(at)).is_some()
+    }
+
+    fn forward(&mut self, frame: Frame<'_, ()>) {
+        let Some((code, expectation)) = expectation(self.mode, frame) else {
+            return;
+        };
+        self.next += 1;
+        let (shape, optional) = match expectation {
+            ReplyExpectation::None => {
+                let ignored = self.tracker.expect(code, expectation, self.next);
+                return assert!(ignored.is_ok());
+            }
+            ReplyExpectation::Due(shape) => (shape, false),
+            ReplyExpectation::Optional(shape) => (shape, true),
+        };
+        let room = self.make_room();
+        let taken = self.tracker.expect(code, expectation, self.next);
+        assert_eq!(taken.is_ok(), room);
+        if room {
+            self.open.push((self.next, shape, optional));
+        }
+    }
+
+    fn answer_locally(&mut self, code: u32) {
+        let room = self.make_room();
+        let taken = self.tracker.expect_local(code, Reply::Ack(1));
+        assert_eq!(taken.is_ok(), room);
+        self.take_local();
+    }
+
+    fn take_local(&mut self) {
+        while let Some((_, reply)) = self.tracker.pop_local() {
+            assert_eq!(reply, Reply::Ack(1));
+        }
+    }
+
+    fn accept(&mut self, frame: Frame<'_, ()>) {
+        let (endian, limits) = (self.mode.endian(), Limits::default());
+        let before = self.tracker.len();
+        let accepted = self
+            .tracker
+            .accept(&frame.header, frame.body, endian, &limits);
+        match accepted {
+            Ok(accepted) => {
+                for ticket in accepted.skipped {
+                    assert!(self.close(ticket).1, "it had to come");
+                }
+                let (shape, _) = self.close(accepted.ticket);
+                check_reply(&accepted.reply, shape, &frame.header, endian);
+                self.take_local();
+            }
+            Err(error) => {
+                assert_eq!(self.tracker.len(), before);
+                assert!(error.to_string().len() < 200, "{error}");
+            }
+        }
+    }
+
+    fn close(&mut self, ticket: u32) -> (ReplyShape, bool) {
+        let at = self.open.iter().position(|(one, ..)| *one == ticket);
+        let (_, shape, optional) = self.open.remove(at.expect("it was open, and once"));
+        (shape, optional)
+    }
+}
+
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let mode = Mode::take(&mut input);
-    let (endian, limits) = (mode.endian(), Limits::default());
-    let channel = match mode.is_backend_channel() {
-        true => Channel::Backend,
-        false => Channel::Main,
-    };
-    let mut tracker = ReplyTracker::new(channel, CAPACITY);
-    let mut next = 0_u32;
-    // Tickets and shapes of replies that are still to come.
-    let mut open = Vec::new();
+    let mut model = Model::new(mode);
     while !input.is_empty() {
         let kind = input.byte();
         let length = usize::from(input.half());
         let bytes = mode.message(input.bytes(length));
-        let Ok(frame) = decode_whole(&bytes, endian, &limits) else {
+        let Ok(frame) = decode_whole(&bytes, mode.endian(), &Limits::default()) else {
             continue;
         };
-        let before = tracker.len();
         match kind % 3 {
-            0 => {
-                let Some((code, expectation)) = expectation(mode, frame) else {
-                    continue;
-                };
-                next += 1;
-                let shape = match expectation {
-                    ReplyExpectation::None => None,
-                    ReplyExpectation::Due(shape) | ReplyExpectation::Optional(shape) => Some(shape),
-                };
-                match tracker.expect(code, expectation, next) {
-                    Ok(()) => {
-                        assert_eq!(tracker.len() - before, usize::from(shape.is_some()));
-                        open.extend(shape.map(|shape| (next, shape)));
-                    }
-                    Err(full) => {
-                        assert_eq!(full.0, next);
-                        assert_eq!(before, CAPACITY);
-                    }
-                }
-            }
-            1 => {
-                let taken = tracker.expect_local(frame.header.code, Reply::Ack(1));
-                assert_eq!(taken.is_err(), before == CAPACITY);
-                while let Some((_, reply)) = tracker.pop_local() {
-                    assert_eq!(reply, Reply::Ack(1));
-                }
-            }
-            _ => match tracker.accept(&frame.header, frame.body, endian, &limits) {
-                Ok(accepted) => {
-                    let mut shape = None;
-                    for ticket in accepted.skipped.iter().chain([&accepted.ticket]) {
-                        let at = open.iter().position(|(one, _)| one == ticket);
-                        shape = Some(open.remove(at.expect("it was open, and once")).1);
-                    }
-                    let shape = shape.expect("there is a ticket");
-                    check_reply(&accepted.reply, shape, &frame.header, endian);
-                    while tracker.pop_local().is_some() {}
-                }
-                Err(error) => {
-                    assert_eq!(tracker.len(), before);
-                    assert!(error.to_string().len() < 200, "{error}");
-                }
-            },
+            0 => model.forward(frame),
+            1 => model.answer_locally(frame.header.code),
+            _ => model.accept(frame),
         }
-        assert!(tracker.len() <= CAPACITY);
     }
-    let open: Vec<u32> = open.into_iter().map(|(ticket, _)| ticket).collect();
-    assert_eq!(tracker.drain(), open);
+    let open: Vec<u32> = model.open.iter().map(|(ticket, ..)| *ticket).collect();
+    assert_eq!(model.tracker.drain(), open);
 });

@@ -2,9 +2,19 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the fuzz targets have in common: how they read their input.
+//! What the fuzz targets have in common: how they read their input, and what
+//! is around a device.
 
 #![forbid(unsafe_code)]
+
+mod frontend;
+mod guest;
+mod machine;
+mod threads;
+
+pub use frontend::Frontend;
+pub use guest::Guest;
+pub use machine::{open_descriptors, Machine, BARS, VRINGS};
 
 use std::rc::Rc;
 
@@ -38,6 +48,11 @@ impl<'a> Input<'a> {
     /// The next two bytes as a number.
     pub fn half(&mut self) -> u16 {
         u16::from_le_bytes([self.byte(), self.byte()])
+    }
+
+    /// The next eight bytes as a number.
+    pub fn long(&mut self) -> u64 {
+        (0..4).fold(0, |number, at| number | u64::from(self.half()) << (16 * at))
     }
 
     /// Up to `length` bytes.

@@ -26,6 +26,23 @@ const FLAG_REPLY: u8 = 4;
 const REQUEST: u8 = 0;
 const REPLY: u8 = 2;
 
+/// A step in `fuzz_targets/registers.rs`: the guest boots.
+const REGISTERS: [u8; 2] = [7, 0];
+
+/// Steps in `fuzz_targets/session.rs`.
+const CONNECT: u8 = 0;
+const SEND_HONESTLY: u8 = 3;
+const SERVE: u8 = 8;
+/// Kinds of descriptors in `fuzz/src/frontend.rs`.
+const MEMORY: u8 = 0;
+const EVENT: u8 = 1;
+const SOCKET: u8 = 2;
+/// As many messages as one input can have steps for.
+const SESSION_MAX: usize = 30;
+const SESSION_PART: usize = 10;
+/// GET_FEATURES, GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, SET_FEATURES.
+const NEGOTIATION: [u8; 4] = [1, 15, 16, 2];
+
 /// A message that was captured.
 #[derive(Debug, PartialEq)]
 struct Message {
@@ -50,7 +67,9 @@ pub fn write(target: &str, corpus: &Path) -> Result<usize> {
         }
         match target {
             "framer" => seeds.push(framer(&messages)),
+            "registers" => seeds.push(REGISTERS.to_vec()),
             "reply" => seeds.extend(replies(&messages)),
+            "session" => seeds.extend(sessions(&messages)),
             _ => seeds.extend(messages.iter().map(decode)),
         }
     }
@@ -112,6 +131,42 @@ fn replies(messages: &[Message]) -> Vec<Vec<u8>> {
             seed
         })
         .collect()
+}
+
+/// Sessions that begin as real ones do, and go on with a part of one; each
+/// message is answered.
+fn sessions(messages: &[Message]) -> Vec<Vec<u8>> {
+    let sent: Vec<&Message> = messages.iter().filter(|m| m.from_frontend).collect();
+    let (negotiation, rest): (Vec<&Message>, Vec<&Message>) = sent.iter().partition(|message| {
+        message
+            .bytes
+            .first()
+            .is_some_and(|code| NEGOTIATION.contains(code))
+    });
+    let begin = || negotiation.iter().take(NEGOTIATION.len());
+    let mut sessions = vec![session(sent.iter().take(SESSION_MAX))];
+    for part in rest.windows(SESSION_PART).step_by(SESSION_PART / 2) {
+        sessions.push(session(begin().chain(part)));
+    }
+    sessions
+}
+
+fn session<'a>(messages: impl Iterator<Item = &'a &'a Message>) -> Vec<u8> {
+    let mut seed = vec![ANY_LENGTH, CONNECT];
+    for message in messages {
+        let bytes = shorten(message);
+        let kind = match bytes.first() {
+            Some(12..=14) => EVENT,
+            Some(21) => SOCKET,
+            _ => MEMORY,
+        };
+        seed.extend([SEND_HONESTLY, message.fds]);
+        seed.extend((0..message.fds).map(|_| kind));
+        seed.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+        seed.extend(bytes);
+        seed.push(SERVE);
+    }
+    seed
 }
 
 /// One line of a file: of a capture, a JSON object with "from", "fds" and

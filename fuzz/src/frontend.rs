@@ -1,0 +1,160 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What a frontend sends.
+
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{eventfd, EventfdFlags};
+use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
+use rustix::net::{
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use rustix::pipe::pipe;
+use vhost_guest_msg::{frontend, HEADER_SIZE};
+
+use crate::Input;
+
+/// Size of a memory file: that of the VMs in captured sessions.
+const MEMORY: u64 = 256 << 20;
+/// What is read at a time.
+const READ: usize = 8192;
+/// More than a message may carry.
+const FDS_MAX: u8 = 34;
+
+/// One that is connected, or was.
+pub struct Frontend {
+    stream: Option<UnixStream>,
+    /// Its memory, one file as QEMU's.
+    memory: File,
+    /// Eventfds that it has sent.
+    events: Vec<OwnedFd>,
+    /// What the last reply to GET_PROTOCOL_FEATURES offered.
+    offered: [u8; 8],
+}
+
+impl Frontend {
+    /// One that is not connected yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let memory = memfd_create("frontend", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+        let memory = File::from(memory.expect("a memory file"));
+        ftruncate(&memory, MEMORY).expect("a length");
+        Self {
+            stream: None,
+            memory,
+            events: Vec::new(),
+            offered: [0; 8],
+        }
+    }
+
+    /// It goes away, and perhaps comes back.
+    pub fn reconnect(&mut self, stream: Option<UnixStream>) {
+        self.stream = stream;
+    }
+
+    /// Makes descriptors: a number of them, and the kind of each.
+    pub fn descriptors(&mut self, input: &mut Input<'_>) -> Vec<OwnedFd> {
+        let count = input.byte() % FDS_MAX;
+        (0..count).map(|_| self.descriptor(input.byte())).collect()
+    }
+
+    fn descriptor(&mut self, kind: u8) -> OwnedFd {
+        match kind % 8 {
+            0 => self.memory.try_clone().expect("a duplicate").into(),
+            1 => {
+                let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+                let event = event.expect("an eventfd");
+                self.events.push(event.try_clone().expect("a duplicate"));
+                event
+            }
+            2 => UnixStream::pair().expect("sockets").0.into(),
+            3 => pipe().expect("a pipe").0,
+            4 => File::open("/dev/zero").expect("a device").into(),
+            5 => {
+                let file = memfd_create("other", MemfdFlags::CLOEXEC).expect("a memory file");
+                ftruncate(&file, MEMORY).expect("a length");
+                file
+            }
+            6 => eventfd(1, EventfdFlags::SEMAPHORE).expect("an eventfd"),
+            _ => match self.stream.as_ref().map(UnixStream::try_clone) {
+                Some(Ok(stream)) => stream.into(),
+                _ => File::open("/dev/null").expect("a device").into(),
+            },
+        }
+    }
+
+    /// Sends bytes with descriptors; nobody cares whether they arrive.
+    pub fn send(&mut self, bytes: &[u8], fds: &[OwnedFd]) {
+        let Some(stream) = &self.stream else {
+            return;
+        };
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(40))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let _ = sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags);
+    }
+
+    /// As [`send`](Self::send), but it acknowledges what was offered only: few
+    /// sessions would come far otherwise.
+    pub fn send_honestly(&mut self, mut message: Vec<u8>, fds: &[OwnedFd]) {
+        self.receive();
+        if code(&message) == Some(frontend::SET_PROTOCOL_FEATURES) {
+            for (byte, offered) in message.iter_mut().skip(HEADER_SIZE).zip(self.offered) {
+                *byte &= offered;
+            }
+        }
+        self.send(&message, fds);
+    }
+
+    /// Takes what there is, descriptors included (they are closed).
+    pub fn receive(&mut self) {
+        let Some(stream) = &self.stream else {
+            return;
+        };
+        let mut bytes = [0; READ];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(40))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(stream, &mut parts, &mut control, RecvFlags::DONTWAIT);
+        let length = received.map_or(0, |message| message.bytes);
+        let message = &bytes[..length];
+        if code(message) == Some(frontend::GET_PROTOCOL_FEATURES) {
+            if let Some(offered) = message.get(HEADER_SIZE..HEADER_SIZE + 8) {
+                self.offered.copy_from_slice(offered);
+            }
+        }
+    }
+
+    /// Truncates its memory to a number of MiB.
+    pub fn truncate(&mut self, mebibytes: u8) {
+        let _ = ftruncate(&self.memory, u64::from(mebibytes) << 20);
+    }
+
+    /// Signals one of its eventfds.
+    pub fn signal(&mut self, number: usize) {
+        if let Some(event) = self.events.get(number % self.events.len().max(1)) {
+            let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+fn code(message: &[u8]) -> Option<u32> {
+    message.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+impl Default for Frontend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
