@@ -8,6 +8,7 @@ mod channel;
 mod hostile_descriptors;
 mod hostile_flow;
 mod hostile_frontend;
+mod hostile_guest;
 mod inflight;
 mod life_cycle;
 mod log_and_iotlb;

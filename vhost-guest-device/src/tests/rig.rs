@@ -30,6 +30,7 @@ use crate::device::Device;
 use crate::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
 use crate::poller;
 use crate::registers::Effect;
+use crate::virtio::feature;
 
 /// Vrings of the device.
 pub(crate) const VRINGS: u16 = 4;
@@ -45,19 +46,19 @@ pub(crate) const DOORBELLS: u64 = BARS[1].1;
 const BUFFER: u64 = 4096;
 
 const STATUS: u64 = COMMON + 0x14;
-const QUEUE_SELECT: u64 = COMMON + 0x16;
+pub(crate) const QUEUE_SELECT: u64 = COMMON + 0x16;
 /// `device_status` bits.
 pub(crate) const NEEDS_RESET: u8 = 0x40;
 
 /// Where a queue's parts and buffers are in guest memory.
-struct Place {
-    descriptors: u64,
-    avail: u64,
-    used: u64,
-    buffers: u64,
+pub(crate) struct Place {
+    pub(crate) descriptors: u64,
+    pub(crate) avail: u64,
+    pub(crate) used: u64,
+    pub(crate) buffers: u64,
 }
 
-fn place(queue: u16) -> Place {
+pub(crate) fn place(queue: u16) -> Place {
     let base = 0x10_0000 * (u64::from(queue) + 1);
     Place {
         descriptors: base,
@@ -72,6 +73,10 @@ pub(crate) struct Rig {
     pub(crate) device: Device<Arc<GuestMemoryMmap>>,
     pub(crate) vmm: Arc<TestVmm>,
     pub(crate) memory: Arc<GuestMemoryMmap>,
+    /// Virtio features that the guest accepts.
+    pub(crate) features: u64,
+    /// Buffers that the guest posts when it starts, by queue.
+    pub(crate) posts: [u16; 4],
     path: PathBuf,
     /// `avail_idx` and the last used index seen, by queue.
     indices: [(u16, u16); 4],
@@ -139,6 +144,8 @@ impl Rig {
             device,
             vmm,
             memory,
+            features: feature::VERSION_1,
+            posts: [QUEUE_SIZE / 2, 0, QUEUE_SIZE / 2, 0],
             path,
             indices: [(0, 0); 4],
         }
@@ -214,8 +221,13 @@ impl Rig {
         self.write(STATUS, &[0]);
         self.write(STATUS, &[1]);
         self.write(STATUS, &[3]);
-        self.write(COMMON + 8, &1u32.to_le_bytes());
-        self.write(COMMON + 12, &1u32.to_le_bytes());
+        for (half, features) in [self.features as u32, (self.features >> 32) as u32]
+            .into_iter()
+            .enumerate()
+        {
+            self.write(COMMON + 8, &(half as u32).to_le_bytes());
+            self.write(COMMON + 12, &features.to_le_bytes());
+        }
         self.write(STATUS, &[11]);
         assert_eq!(self.status(), 11, "FEATURES_OK refused");
         self.write(COMMON + 0x10, &0u16.to_le_bytes());
@@ -225,7 +237,7 @@ impl Rig {
         }
         self.write(STATUS, &[15]);
         for queue in [0, 2] {
-            for _ in 0..QUEUE_SIZE / 2 {
+            for _ in 0..self.posts[usize::from(queue)] {
                 self.post(queue);
             }
         }
