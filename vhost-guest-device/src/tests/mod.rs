@@ -9,6 +9,7 @@ mod hostile_descriptors;
 mod hostile_flow;
 mod hostile_frontend;
 mod hostile_guest;
+mod hostile_reset;
 mod inflight;
 mod life_cycle;
 mod log_and_iotlb;
