@@ -1,0 +1,195 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Every call of the VMM's services fails once, in the middle of a session.
+
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use vhost_guest_vmm_traits::test_utils::Call;
+
+use super::rig::{event, memory_file, message, words, Frontend, Rig, BARS};
+use super::session::{answer_all, assert_recovers, exchange, introduce};
+use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
+use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE, NOTIFY};
+
+/// Everything that makes the device call its VMM.
+fn session(rig: &mut Rig) {
+    rig.initialise();
+    for kick in 0..4u32 {
+        rig.write(DRIVER_AUX, &(kick | (5 + kick) << 16).to_le_bytes());
+    }
+    rig.backend_up();
+    let mut frontend = introduce(rig);
+    let channel = share_everything(rig, &mut frontend);
+    reprogram(rig);
+    // Memory that holds a ring that runs would not be replaced.
+    let stop = message(11, PLAIN, &words(&[0]));
+    exchange(rig, &mut frontend, &stop, &[]);
+    change_memory(rig, &mut frontend);
+    drop((frontend, channel));
+    rig.run();
+    rig.start();
+    rig.backend_up();
+    // Truncated memory, then a function level reset.
+    let mut frontend = introduce(rig);
+    let file = memory_file(SIZE);
+    let table = message(5, PLAIN, &words(&[1, 0, SIZE, USER, 0]));
+    let fds = [file.try_clone().unwrap().into()];
+    exchange(rig, &mut frontend, &table, &fds);
+    file.set_len(0).unwrap();
+    let _ = rig.device.memory_fault(Some(BARS[2].1 + (2 << 20)));
+    rig.run();
+    rig.config_write(0xE4, &[1]);
+    rig.initialise();
+    rig.backend_up();
+    let mut frontend = introduce(rig);
+    let _channel = share_everything(rig, &mut frontend);
+    rig.write(DEVICE + 34, &[0]);
+    rig.run();
+    rig.device.revoke();
+    rig.write(COMMON + 0x14, &[0]);
+    rig.run();
+}
+
+fn share_everything(rig: &mut Rig, frontend: &mut Frontend) -> Frontend {
+    let table = message(5, PLAIN, &words(&[1, 0, SIZE, USER, 0]));
+    exchange(rig, frontend, &table, &[memory_file(SIZE).into()]);
+    for (code, payload) in [
+        (8, words(&[64 << 32])),
+        (10, words(&[0])),
+        (9, words(&[0, USER, USER + 0x1000, USER + 0x2000, 0])),
+    ] {
+        exchange(rig, frontend, &message(code, NEED_REPLY, &payload), &[]);
+    }
+    for vring in 0..2 {
+        for code in [12, 13, 14, 13] {
+            let bytes = message(code, NEED_REPLY, &words(&[vring]));
+            exchange(rig, frontend, &bytes, &[event()]);
+        }
+    }
+    exchange(rig, frontend, &message(7, PLAIN, &[]), &[event()]);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let fds: [OwnedFd; 1] = [theirs.into()];
+    exchange(rig, frontend, &message(21, NEED_REPLY, &[]), &fds);
+    let mut channel = Frontend { stream: ours };
+    rig.send(3, &message(2, NEED_REPLY, &[]));
+    let reply = message(2, REPLY, &words(&[0]));
+    super::session::try_send(&channel, &reply, &[]);
+    rig.run();
+    let _ = (rig.receive(2), channel.receive());
+    channel
+}
+
+/// Vectors, masks, BARs and the command register change.
+fn reprogram(rig: &mut Rig) {
+    rig.write(DRIVER_AUX, &(6u32 << 16).to_le_bytes());
+    rig.write(DRIVER_AUX, &(5u32 << 16).to_le_bytes());
+    for masked in [1u32, 0] {
+        rig.write(MSIX_TABLE + 16 * 5 + 12, &masked.to_le_bytes());
+    }
+    for control in [0xC000u16, 0x8000, 0x0000, 0x8000] {
+        rig.config_write(0xD6, &control.to_le_bytes());
+    }
+    for command in [2u16, 6, 4, 6] {
+        rig.config_write(0x04, &command.to_le_bytes());
+        rig.run();
+    }
+    rig.config_write(0x18, &0xD000_0000u32.to_le_bytes());
+    // Doorbells and notifications by way of userspace.
+    let rung = rig.device.registers.bar_write(2, 0, &[1]);
+    let _ = rig.device.apply(rung);
+    rig.write(NOTIFY, &[0, 0]);
+    rig.run();
+}
+
+/// Tables and slots come and go.
+fn change_memory(rig: &mut Rig, frontend: &mut Frontend) {
+    let file: OwnedFd = memory_file(4 * SIZE).into();
+    let duplicate = || [file.try_clone().unwrap()];
+    let two = words(&[2, 0, SIZE, USER, 0, SIZE, SIZE, 2 * USER, 2 * SIZE]);
+    let fds = [file.try_clone().unwrap(), file.try_clone().unwrap()];
+    exchange(rig, frontend, &message(5, NEED_REPLY, &two), &fds);
+    let slot = words(&[0, 1 << 32, SIZE, 3 * USER, 3 * SIZE]);
+    exchange(rig, frontend, &message(37, PLAIN, &slot), &duplicate());
+    exchange(rig, frontend, &message(38, PLAIN, &slot), &[]);
+    exchange(rig, frontend, &message(37, NEED_REPLY, &slot), &duplicate());
+    // This one the guest does not want.
+    let unwanted = words(&[0, 1 << 33, SIZE, 4 * USER, SIZE]);
+    let bytes = message(37, NEED_REPLY, &unwanted);
+    super::session::try_send(frontend, &bytes, &duplicate());
+    if rig.receive(0).is_some() {
+        rig.reply(37, &words(&[1]));
+    }
+    rig.run();
+    answer_all(rig);
+    let one = words(&[1, 0, SIZE, USER, SIZE]);
+    exchange(rig, frontend, &message(5, PLAIN, &one), &duplicate());
+}
+
+/// Runs the session with the n-th call failing. `false`: there are not so
+/// many.
+fn survives(n: usize, kind: ErrorKind) -> bool {
+    let mut rig = Rig::new();
+    rig.vmm_fails = true;
+    let vmm = Arc::clone(&rig.vmm);
+    vmm.fail_nth(n, kind);
+    session(&mut rig);
+    let failed = !vmm.clear_failure();
+    let what = format!("{kind} in call {n}");
+    let dead = vmm.calls().contains(&Call::Dead);
+    // The session has ended with a reset.
+    assert_eq!(vmm.mappings(), [], "{what}");
+    assert_eq!(vmm.armed(), [], "{what}");
+    assert!(vmm.doorbells().len() <= 4, "{what}");
+    if !dead {
+        assert_recovers(&mut rig, &what);
+    } else {
+        rig.initialise();
+        rig.backend_up();
+        let _late = rig.connect();
+        rig.run();
+        assert!(rig.device.connection.is_none(), "{what}: dead, but serves");
+    }
+    drop(rig);
+    assert_eq!(vmm.mappings(), [], "{what}: left");
+    assert!(vmm.doorbells().is_empty(), "{what}: left");
+    assert_eq!(vmm.source_count(), 0, "{what}: left");
+    failed
+}
+
+#[test]
+fn every_call_may_fail_once() {
+    let calls = (0..).take_while(|n| survives(*n, ErrorKind::Other)).count();
+    assert!(calls > 100, "the session makes only {calls} calls");
+}
+
+#[test]
+fn the_session_is_one_if_nothing_fails() {
+    let mut rig = Rig::new();
+    session(&mut rig);
+    let statistics = rig.device.statistics;
+    assert_eq!(statistics.frontends, 3);
+    assert_eq!(statistics.backend_replies, 2);
+    assert_eq!(statistics.userspace_doorbells, 1);
+    let calls = rig.vmm.calls();
+    let maps = calls.iter().filter(|call| matches!(call, Call::Map { .. }));
+    assert!(maps.count() >= 7, "{calls:?}");
+}
+
+#[test]
+fn every_call_may_fail_for_lack_of_memory_or_by_the_peers_fault() {
+    for kind in [
+        ErrorKind::InvalidInput,
+        ErrorKind::ResourceBusy,
+        ErrorKind::PermissionDenied,
+    ] {
+        // Not each with each: the n-th call fails in one of three ways.
+        let offset = kind as usize % 3;
+        let _ = (0..).map(|n| 3 * n + offset).find(|n| !survives(*n, kind));
+    }
+}
