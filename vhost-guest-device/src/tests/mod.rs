@@ -13,6 +13,7 @@ mod hostile_reset;
 mod inflight;
 mod life_cycle;
 mod log_and_iotlb;
+mod random;
 mod replay;
 mod requests;
 mod rig;
