@@ -1,0 +1,224 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What happens to the device as a whole: set-up, faults, loss, reset, and the
+//! end.
+
+use std::io;
+
+use vm_memory::GuestAddressSpace;
+
+use super::{Condition, Device, MAX_QUEUE_SIZE};
+use crate::error::Fault;
+use crate::pci::bars::WINDOW_BAR;
+use crate::pci::BarMove;
+use crate::poller::Token;
+use crate::queue::{MessageQueue, QUEUES};
+use crate::registers::Effect;
+use crate::relay::{CHANNEL_REPLIES, REQUESTS};
+use crate::virtio::feature;
+
+impl<M: GuestAddressSpace> Device<M> {
+    /// Carries out what follows from a register access. Returns the BARs that
+    /// the VMM has to move.
+    pub(crate) fn apply(&mut self, effects: impl IntoIterator<Item = Effect>) -> Vec<BarMove> {
+        let mut moves = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Reset | Effect::FunctionReset => self.reset(),
+                Effect::QueueEnabled(queue) => {
+                    if let Err(fault) = self.open_queue(queue) {
+                        self.fail(fault);
+                    }
+                }
+                Effect::QueueReset(queue) => self.close_queue(queue),
+                Effect::BackendUp(false) if self.connection.is_some() => self.lose_frontend(),
+                Effect::BackendUp(_) | Effect::DriverOk | Effect::BusMaster(_) => {}
+                Effect::QueueNotified(queue) => self.registers.notify_queue(queue),
+                Effect::DoorbellRung => {
+                    // The signaller has it; the worker has nothing to do.
+                    self.statistics.userspace_doorbells += 1;
+                    continue;
+                }
+                Effect::BarMoves(mut moved) => moves.append(&mut moved),
+                Effect::GuestFault(fault) => self.fail(Fault::guest(fault)),
+                Effect::InterruptsFailed(failures) => {
+                    for failure in failures {
+                        let (event, error) = (failure.event, failure.error);
+                        self.journal
+                            .warn(format_args!("environment: {event:?} not armed: {error}"));
+                    }
+                    continue;
+                }
+            }
+            self.wake();
+        }
+        moves
+    }
+
+    /// The driver has enabled a queue.
+    fn open_queue(&mut self, index: u16) -> Result<(), Fault> {
+        if index >= QUEUES {
+            return Ok(());
+        }
+        let Some(rings) = self.registers.queue(index) else {
+            return Ok(());
+        };
+        let event_idx = self.registers.features() & feature::EVENT_IDX != 0;
+        let memory = self.guest.memory();
+        let queue = MessageQueue::open(index, MAX_QUEUE_SIZE, rings, event_idx, &*memory)?;
+        self.queues.open(index, queue);
+        Ok(())
+    }
+
+    /// The driver resets a queue: buffers of it are dropped, messages kept.
+    fn close_queue(&mut self, index: u16) {
+        self.queues.close(index);
+        if let Some(connection) = &mut self.connection {
+            match index {
+                REQUESTS => connection.request_buffer = None,
+                CHANNEL_REPLIES => connection.reply_buffer = None,
+                _ => {}
+            }
+        }
+        self.registers.queue_reset_done(index);
+    }
+
+    /// The VMM has placed a BAR: what is in it moves along.
+    ///
+    /// # Errors
+    ///
+    /// The environment's. The device is consistent, and slower (doorbells) or
+    /// without its window.
+    pub(crate) fn bar_moved(&mut self, bar: u8, address: Option<u64>) -> io::Result<()> {
+        let moved = self.registers.bar_moved(bar, address).map_err(Fault::from);
+        match moved {
+            Ok(()) => {}
+            Err(Fault::Environment(error)) => return Err(error),
+            Err(fault) => {
+                self.fail(fault);
+                return Err(io::Error::other("a doorbell could not be disconnected"));
+            }
+        }
+        if bar == WINDOW_BAR {
+            self.window.place(self.registers.bar_address(bar))?;
+        }
+        Ok(())
+    }
+
+    /// A vCPU found memory missing. Returns whether it was a frontend's, which
+    /// is revoked then: the access can be tried again, and hits a hole.
+    pub(crate) fn memory_fault(&mut self, address: Option<u64>) -> bool {
+        let base = self.registers.bar_address(WINDOW_BAR);
+        let offset = match (address, base) {
+            (Some(address), Some(base)) => match address.checked_sub(base) {
+                Some(offset) => Some(offset),
+                None => return false,
+            },
+            _ => None,
+        };
+        match self.memory.withdraw(offset) {
+            Ok(false) => false,
+            Ok(true) => {
+                self.fail(Fault::frontend("memory that it shared was truncated"));
+                self.wake();
+                true
+            }
+            Err(error) => {
+                self.fail(error.into());
+                true
+            }
+        }
+    }
+
+    /// Answers a fault (see [`crate::error`]).
+    pub(super) fn fail(&mut self, fault: Fault) {
+        match &fault {
+            Fault::HungUp => self.journal.info(format_args!("{fault}")),
+            _ => self.journal.warn(format_args!("{fault}")),
+        }
+        match fault {
+            Fault::Dead(error) => self.die(error),
+            _ => self.lose_frontend(),
+        }
+    }
+
+    /// The frontend is gone, or has to go: its notifications end, the guest
+    /// learns of it, its memory stays until the driver has reset the device.
+    fn lose_frontend(&mut self) {
+        let outcome = self.disconnect();
+        if self.registers.set_needs_reset() {
+            if let Some(notifier) = &self.notifier {
+                notifier.needs_reset();
+            }
+        }
+        if let Err(error) = outcome {
+            self.die(error);
+        }
+    }
+
+    /// Closes sockets, doorbells and kicks.
+    fn disconnect(&mut self) -> io::Result<()> {
+        self.close_channel();
+        if let Some(connection) = self.connection.take() {
+            self.poller
+                .unwatch(Token::Frontend, connection.socket.as_fd());
+        }
+        self.registers.detach_frontend().map_err(io::Error::other)
+    }
+
+    /// Takes everything of the frontend's from the guest, whatever the guest
+    /// thinks: memory, doorbells, interrupts. Idempotent.
+    pub(crate) fn revoke(&mut self) {
+        let was_connected = self.connection.is_some();
+        let disconnected = self.disconnect();
+        let unmapped = self.memory.revoke().map_err(io::Error::other);
+        if was_connected {
+            self.lose_frontend();
+        }
+        if let Err(error) = disconnected.and(unmapped) {
+            self.die(error);
+        }
+    }
+
+    /// The driver (or the PCI function) resets the device. Legal in every
+    /// state; the listener survives.
+    fn reset(&mut self) {
+        let disconnected = self.disconnect();
+        let unmapped = self.memory.revoke().map_err(io::Error::other);
+        self.queues.clear();
+        let registers = self.registers.reset().map_err(io::Error::other);
+        if let Err(error) = disconnected.and(unmapped).and(registers) {
+            self.die(error);
+        }
+    }
+
+    /// The environment failed so that a promise cannot be kept: no frontend is
+    /// accepted any more. What can be taken from the guest is taken.
+    pub(crate) fn die(&mut self, error: io::Error) {
+        if self.condition != Condition::Alive {
+            return;
+        }
+        self.condition = Condition::Dead;
+        self.journal.warn(format_args!("dead: {error}"));
+        let _ = self.disconnect();
+        let _ = self.memory.revoke();
+        self.registers.set_needs_reset();
+        if let Some(notifier) = &self.notifier {
+            notifier.dead(&error);
+        }
+    }
+
+    /// The VMM drops the device: everything is revoked, and the worker ends.
+    pub(crate) fn stop(&mut self) {
+        self.revoke();
+        self.condition = Condition::Stopped;
+        self.wake();
+    }
+
+    /// Whether the worker is to end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.condition == Condition::Stopped
+    }
+}

@@ -1,0 +1,172 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Turns: what the device does when something is ready.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use vm_memory::GuestAddressSpace;
+
+use super::{Condition, Device};
+use crate::error::Fault;
+use crate::poller::{Interest, Ready, Token};
+use crate::relay::{Connection, Step};
+
+/// Messages moved in one turn, so that neither a chatty frontend nor a chatty
+/// guest keeps the lock from a vCPU.
+const TURN: usize = 64;
+
+impl<M: GuestAddressSpace> Device<M> {
+    /// One turn: takes note of what is ready, moves what can be moved, and
+    /// says what to wait for next. Nothing in it blocks.
+    pub(crate) fn turn(&mut self, ready: &[Ready]) {
+        self.statistics.turns += 1;
+        if let Err(fault) = self.try_turn(ready) {
+            self.fail(fault);
+        }
+        if let Err(error) = self.update_interest() {
+            self.die(error);
+        }
+    }
+
+    fn try_turn(&mut self, ready: &[Ready]) -> Result<(), Fault> {
+        let (mut frontend_hung_up, mut channel_hung_up) = (false, false);
+        for event in ready {
+            match event.token {
+                Token::Wake => drain(&self.wake),
+                Token::Timer => self.listener.resume(),
+                Token::Queue(queue) => {
+                    if let Some(eventfd) = self.registers.queue_eventfds().get(usize::from(queue)) {
+                        drain(eventfd);
+                    }
+                }
+                Token::Listener => {}
+                Token::Frontend => frontend_hung_up |= event.hung_up,
+                Token::Channel => channel_hung_up |= event.hung_up,
+            }
+        }
+        self.accept();
+        if !self.may_use_queues() {
+            return self.check_hang_up(frontend_hung_up, channel_hung_up);
+        }
+        for _ in 0..TURN {
+            if !self.step()? {
+                return self.check_hang_up(frontend_hung_up, channel_hung_up);
+            }
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Queues are used while the driver is running and the function may
+    /// access memory (PCI Local Bus 3.0 §6.2.2, Bus Master).
+    fn may_use_queues(&self) -> bool {
+        self.registers.is_running() && self.registers.bus_master()
+    }
+
+    /// Moves at most one message in each direction. `false` if none moved.
+    fn step(&mut self) -> Result<bool, Fault> {
+        let moved = [
+            self.step_reply()?,
+            self.step_request()?,
+            self.step_channel_request()?,
+            self.step_channel_reply()?,
+        ];
+        Ok(moved.contains(&Step::Moved))
+    }
+
+    /// A hang-up is noticed by reading up to the end of the stream. Where
+    /// nothing is read, for lack of a guest buffer or because queues may not
+    /// be used, it counts at once: it would be reported for ever.
+    fn check_hang_up(&mut self, frontend: bool, channel: bool) -> Result<(), Fault> {
+        let busy = self.may_use_queues();
+        let reads = busy && !self.reaper.is_overloaded();
+        let Some(connection) = &self.connection else {
+            return Ok(());
+        };
+        if frontend && !(reads && connection.wants_request()) {
+            return Err(Fault::HungUp);
+        }
+        if channel && !(busy && connection.wants_channel_reply()) {
+            self.close_channel();
+        }
+        Ok(())
+    }
+
+    /// Takes a frontend, if the driver wants one and one is there.
+    fn accept(&mut self) {
+        if !self.wants_frontend() || self.listener.is_resting() {
+            return;
+        }
+        if self.reaper.is_overloaded() {
+            // The frontends before left more descriptors than can be closed.
+            self.journal
+                .warn(format_args!("environment: too many descriptors to close"));
+            return self.listener.rest();
+        }
+        match self.listener.accept() {
+            Ok(Some(socket)) => {
+                self.journal.info(format_args!("a frontend connected"));
+                self.statistics.frontends += 1;
+                self.connection = Some(Connection::new(socket, &self.reaper, self.limits));
+                self.registers.set_frontend_up(true);
+            }
+            Ok(None) => {}
+            Err(error) => self
+                .journal
+                .warn(format_args!("environment: accept: {error}")),
+        }
+    }
+
+    /// Whether a frontend may connect now.
+    fn wants_frontend(&self) -> bool {
+        self.condition == Condition::Alive
+            && self.connection.is_none()
+            && self.registers.is_running()
+            && self.registers.backend_up()
+    }
+
+    /// Says what to wait for.
+    fn update_interest(&mut self) -> io::Result<()> {
+        let listener = self.listener.as_fd();
+        if self.wants_frontend() && !self.listener.is_resting() {
+            self.poller
+                .watch(Token::Listener, listener, Interest::READ)?;
+        } else {
+            self.poller.unwatch(Token::Listener, listener);
+        }
+        let busy = self.may_use_queues();
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        let overloaded = self.reaper.is_overloaded();
+        if overloaded {
+            // Nothing tells when it is over.
+            self.listener.rest();
+        }
+        let interest = Interest {
+            read: busy && !overloaded && connection.wants_request(),
+            write: busy && connection.socket.is_sending(),
+        };
+        self.poller
+            .watch(Token::Frontend, connection.socket.as_fd(), interest)?;
+        let read = busy && connection.wants_channel_reply();
+        if let Some(channel) = connection.channel.socket() {
+            let interest = Interest {
+                read,
+                write: busy && channel.is_sending(),
+            };
+            self.poller
+                .watch(Token::Channel, channel.as_fd(), interest)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the events that wait in an eventfd of the device's own.
+fn drain(eventfd: &impl AsFd) {
+    // It is non-blocking; nothing to read is nothing to do.
+    let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
+}
