@@ -24,7 +24,7 @@ const IORESOURCE_MEM: u64 = 0x200;
 /// use vhost_guest_driver::sysfs::Address;
 ///
 /// let address: Address = "0000:00:05.0".parse().unwrap();
-/// assert_eq!("00:05.0".parse(), Ok(address));
+/// assert_eq!("00:05.0".parse::<Address>().unwrap(), address);
 /// assert_eq!(address.to_string(), "0000:00:05.0");
 /// assert!("../00:05.0".parse::<Address>().is_err());
 /// ```
