@@ -281,6 +281,11 @@ impl<T: Transport> Device<T> {
         }
     }
 
+    /// Tells the frontend that something was written to the dirty log.
+    pub fn signal_log(&self) {
+        self.ring_doorbell(2 * self.max_queues);
+    }
+
     fn ring_doorbell(&self, doorbell: u16) {
         // Any width up to 8 rings, the value is ignored; 16 bits are what
         // queue notifications have, too.

@@ -186,3 +186,23 @@ impl Bench {
         requests
     }
 }
+
+/// Numbers without order, the same in every run.
+pub(crate) struct Noise(u64);
+
+impl Noise {
+    pub fn new(seed: u64) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15u64.wrapping_mul(2 * seed + 1))
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}

@@ -51,6 +51,7 @@ mod error;
 mod fake;
 #[cfg(test)]
 mod fake_ring;
+mod log;
 mod memory;
 mod pci;
 mod queue;

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use vhost_guest_msg::{MemTable, Region};
 
+use crate::log::DirtyLog;
 use crate::window::Window;
 
 /// Regions of the frontend's memory at one time, as many as libvhost-user
@@ -24,6 +25,9 @@ pub struct Memory {
     window: Window,
     /// In the order of guest addresses, not overlapping, inside the window.
     regions: Vec<Region>,
+    log: Option<DirtyLog>,
+    /// Writes are to be logged.
+    logging: bool,
 }
 
 impl Memory {
@@ -31,6 +35,8 @@ impl Memory {
         Self {
             window,
             regions: Vec::new(),
+            log: None,
+            logging: false,
         }
     }
 
@@ -42,6 +48,30 @@ impl Memory {
     /// The regions in the order of guest addresses.
     pub fn regions(&self) -> &[Region] {
         &self.regions
+    }
+
+    /// SET_LOG_BASE: the log, in place of an older one.
+    pub(crate) fn set_log(&mut self, log: DirtyLog) {
+        self.log = Some(log);
+    }
+
+    /// SET_FEATURES with or without LOG_ALL.
+    pub(crate) fn set_logging(&mut self, logging: bool) {
+        if self.logging && !logging {
+            // The next migration brings its own.
+            self.log = None;
+        }
+        self.logging = logging;
+    }
+
+    /// Where writes must be logged, if they must.
+    pub(crate) fn log(&self) -> Option<&DirtyLog> {
+        self.log.as_ref().filter(|_| self.logging)
+    }
+
+    /// Whether nothing must be written yet: it could not be logged.
+    pub(crate) fn awaits_log(&self) -> bool {
+        self.logging && self.log.is_none()
     }
 
     fn fits(&self, region: &Region) -> bool {

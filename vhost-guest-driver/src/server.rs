@@ -235,6 +235,7 @@ impl<T: Transport, B: Backend> Server<T, B> {
                 continue;
             };
             let mut more = vring.process(&mut self.backend, memory, index, &mut self.statistics);
+            let logged = core::mem::take(&mut vring.logged);
             if vring.take_call() {
                 self.device.call(index);
                 self.statistics.calls += 1;
@@ -248,6 +249,9 @@ impl<T: Transport, B: Backend> Server<T, B> {
                 }
             }
             self.session.set_pending(index, more);
+            if logged && self.session.log_signal {
+                self.device.signal_log();
+            }
             busy |= more;
         }
         busy

@@ -16,9 +16,10 @@ use alloc::vec::Vec;
 use thiserror::Error;
 use vhost_guest_msg::{VirtioFeatures, VringAddr};
 
+use crate::log::DirtyLog;
 use crate::memory::Memory;
 use crate::queue::need_event;
-use crate::window::{Window, WindowError};
+use crate::window::{Window, WindowError, Word};
 
 pub use chain::Chain;
 pub use ring::Ring;
@@ -55,6 +56,9 @@ pub enum RingFault {
     /// An address outside the memory that the frontend shares.
     #[error("there is no memory at {0:#x}")]
     Address(u64),
+    /// The dirty log has no bit for an address that would be written.
+    #[error("the dirty log does not reach {0:#x}")]
+    Log(u64),
     /// More pieces of memory, or bytes, than a request may have.
     #[error("a descriptor chain is too long")]
     TooLong,
@@ -79,6 +83,10 @@ pub(crate) struct Vring {
     /// Known, and in the frontend's memory, while the vring runs.
     parts: Option<Parts>,
     window: Option<Window>,
+    /// Writes are logged.
+    log: Option<DirtyLog>,
+    /// Something was logged since the frontend was told so.
+    pub logged: bool,
     next_avail: u16,
     used_idx: u16,
     /// `used_idx` at the last look at the guest's wishes; `None`: at none yet.
@@ -116,7 +124,7 @@ impl Vring {
         };
         self.address = Some(address);
         if self.started {
-            self.parts = Some(parts);
+            self.place(Some(parts), memory);
         }
         true
     }
@@ -148,6 +156,14 @@ impl Vring {
         })
     }
 
+    /// The vring is there from now on, and its writes are logged as the
+    /// memory's are. Without a place, or with a log that is still to come, it
+    /// rests.
+    fn place(&mut self, parts: Option<Parts>, memory: &Memory) {
+        self.parts = parts.filter(|_| !memory.awaits_log());
+        self.log = memory.log().cloned();
+    }
+
     /// SET_VRING_KICK: the vring runs from now on, if it is enabled; `false`
     /// if it lacks a size or an address.
     pub fn start(&mut self, memory: &Memory, features: VirtioFeatures) -> bool {
@@ -160,7 +176,7 @@ impl Vring {
         let (Some(parts), Some(used_idx)) = (parts, used_idx) else {
             return false;
         };
-        self.parts = Some(parts);
+        self.place(Some(parts), memory);
         self.window = Some(window.clone());
         // What was used before a backend went away is in the ring.
         self.used_idx = used_idx;
@@ -181,6 +197,7 @@ impl Vring {
         self.started = false;
         self.parts = None;
         self.window = None;
+        self.log = None;
         self.polled = false;
         // The frontend sends kick and call again when it starts it again.
         self.call = false;
@@ -203,11 +220,12 @@ impl Vring {
         self.features = features;
     }
 
-    /// The frontend's memory has changed; a vring that is no longer in it
-    /// rests until it has a new address.
+    /// The frontend's memory, or its log, has changed; a vring that is no
+    /// longer in it rests until it has a new address.
     pub fn memory_changed(&mut self, memory: &Memory) {
         if self.started {
-            self.parts = self.address.and_then(|a| self.locate(&a, memory));
+            let parts = self.address.and_then(|a| self.locate(&a, memory));
+            self.place(parts, memory);
         }
     }
 
@@ -253,28 +271,45 @@ impl Vring {
         Ok(Some(head))
     }
 
-    /// Puts a chain into the used ring.
-    fn push(&mut self, head: u16, written: u32) -> Result<(), RingFault> {
+    /// Stores `value` at `offset` of the used ring, and logs it if the used
+    /// ring is to be logged (vhost-user, SET_VRING_ADDR).
+    fn store_used<W: Word>(&self, offset: u64, value: W) -> Result<(), RingFault> {
         let Some((window, parts)) = self.memory() else {
             return Ok(());
         };
+        window.store_le(parts.used + offset, value)?;
+        let Some((log, address)) = self.log.as_ref().zip(self.address) else {
+            return Ok(());
+        };
+        let at = address.log.wrapping_add(offset);
+        if address.log_used && !log.mark(at, size_of::<W>() as u64) {
+            return Err(RingFault::Log(at));
+        }
+        Ok(())
+    }
+
+    /// Puts a chain into the used ring.
+    fn push(&mut self, head: u16, written: u32) -> Result<(), RingFault> {
+        if self.parts.is_none() {
+            return Ok(());
+        }
         let slot = u64::from(self.used_idx % self.num.max(1));
-        let entry = parts.used + 4 + 8 * slot;
-        window.store_le(entry, u32::from(head))?;
-        window.store_le(entry + 4, written)?;
+        self.store_used(4 + 8 * slot, u32::from(head))?;
+        self.store_used(8 + 8 * slot, written)?;
         let used_idx = self.used_idx.wrapping_add(1);
         // The data and the entry before the index.
         fence(Ordering::Release);
-        window.store_le(parts.used + 2, used_idx)?;
+        self.store_used(2, used_idx)?;
         self.used_idx = used_idx;
+        self.logged |= self.log.is_some();
         Ok(())
     }
 
     /// Asks the frontend's guest not to kick: somebody is looking.
     pub fn suppress_kicks(&mut self) {
-        if let (false, Some((window, parts))) = (self.event_idx(), self.memory()) {
-            let result = window.store_le(parts.used, NO_NOTIFY);
-            self.note(result.map_err(RingFault::from));
+        if !self.event_idx() {
+            let result = self.store_used(0, NO_NOTIFY);
+            self.note(result);
         }
     }
 
@@ -286,14 +321,10 @@ impl Vring {
     }
 
     fn try_request_kicks(&self) -> Result<bool, RingFault> {
-        let Some((window, parts)) = self.memory() else {
-            return Ok(false);
-        };
         if self.event_idx() {
-            let event = parts.used + 4 + 8 * u64::from(self.num);
-            window.store_le(event, self.next_avail)?;
+            self.store_used(4 + 8 * u64::from(self.num), self.next_avail)?;
         } else {
-            window.store_le(parts.used, 0u16)?;
+            self.store_used(0, 0u16)?;
         }
         // The wish before the look.
         fence(Ordering::SeqCst);

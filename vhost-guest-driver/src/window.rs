@@ -10,6 +10,7 @@ use core::alloc::Layout;
 use core::any::Any;
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::{fence, AtomicU8, Ordering};
 
 use thiserror::Error;
 
@@ -60,8 +61,8 @@ words!(u8, u16, u32, u64);
 /// All accesses are volatile loads and stores of 1, 2, 4 or 8 naturally
 /// aligned bytes: where the frontend's memory has a hole, an access leaves
 /// the virtual machine, and wider or atomic instructions would fault
-/// (vhost-guest specification, shared memory). Nothing hands out a reference
-/// to the memory.
+/// (vhost-guest specification, shared memory). The one exception is
+/// [`set_bits`](Self::set_bits). Nothing hands out a reference to the memory.
 ///
 /// Values are little-endian, as virtio 1.2 has them. Accesses are not
 /// ordered against each other; use [`core::sync::atomic::fence`].
@@ -235,6 +236,49 @@ impl Window {
         Ok(())
     }
 
+    /// Sets `bits` in the byte at `offset`, and changes no other bit, even if
+    /// others set or clear bits of that byte at the same time. All stores
+    /// before this come before it.
+    ///
+    /// This is for dirty logs, which several writers and one who clears them
+    /// share. With plain loads and stores, the bits that another writer sets
+    /// between the two would be lost, and with them pages of a migrated
+    /// guest. Storing a whole byte of ones would lose none, but declare pages
+    /// dirty that need not even exist. So this is an atomic OR; and because
+    /// that would fault where the memory has a hole, a plain load looks
+    /// first. A hole reads as all ones: there is nothing to set. A log that
+    /// is taken away in the very moment between the two can still fault,
+    /// which ends the driver and not more.
+    ///
+    /// Looking first loses nothing either. Whoever clears the bit after it
+    /// was seen to be set does so after the stores before this call, and
+    /// sees what they wrote.
+    pub fn set_bits(&self, offset: u64, bits: u8) -> Result<(), WindowError> {
+        let pointer = self.pointer(offset, 1, 1)?;
+        // The look must not overtake the stores.
+        fence(Ordering::SeqCst);
+        if self.load_le::<u8>(offset)? & bits == bits {
+            return Ok(());
+        }
+        // SAFETY: `pointer` says that the byte is inside the memory, which is
+        // mapped as long as `self` exists; a byte is always aligned. The
+        // reference is to an atomic, lives no longer than this statement, and
+        // all other accesses of this program are volatile or atomic too.
+        let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
+        byte.fetch_or(bits, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Takes the bits of the byte at `offset` away, as one who migrates a
+    /// guest does.
+    #[cfg(test)]
+    pub fn take_bits(&self, offset: u64) -> u8 {
+        let pointer = self.pointer(offset, 1, 1).unwrap();
+        // SAFETY: as in `set_bits`.
+        let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
+        byte.swap(0, Ordering::SeqCst)
+    }
+
     /// Checks that `len` bytes at `offset` lie inside.
     pub fn check(&self, offset: u64, len: u64) -> Result<(), WindowError> {
         self.pointer(offset, len, 1).map(|_| ())
@@ -334,6 +378,45 @@ mod tests {
         assert!(window.slice(4, 8).is_err());
         drop(window);
         assert_eq!(slice.load_le::<u8>(0).unwrap(), 0x88);
+    }
+
+    #[test]
+    fn sets_bits_and_leaves_the_others() {
+        let window = Window::allocate(8).unwrap();
+        window.store_le(3, 0x12u8).unwrap();
+        window.set_bits(3, 0x0a).unwrap();
+        assert_eq!(window.load_le::<u64>(0), Ok(0x1a00_0000));
+        assert!(window.set_bits(8, 1).is_err());
+        assert_eq!((window.take_bits(3), window.take_bits(3)), (0x1a, 0));
+    }
+
+    #[test]
+    fn loses_no_bit_that_others_set_in_the_same_byte() {
+        let window = Window::allocate(0x1_0000).unwrap();
+        std::thread::scope(|scope| {
+            for bits in [0x55, 0x80, 0x2a] {
+                let window = &window;
+                scope.spawn(move || {
+                    for byte in 0..window.len() {
+                        window.set_bits(byte, bits).unwrap();
+                    }
+                });
+            }
+        });
+        let mut all = vec![0; 0x1_0000];
+        window.read(0, &mut all).unwrap();
+        assert!(all.iter().all(|byte| *byte == 0xff));
+    }
+
+    #[test]
+    fn leaves_alone_what_reads_as_all_ones() {
+        // A page that cannot be written: an atomic instruction would fault.
+        static ONES: [u64; 2] = [u64::MAX; 2];
+        let base = NonNull::from(&ONES).cast();
+        // SAFETY: the array lives for ever; the test shows that nothing is
+        // stored, which is what its being a shared reference asks for.
+        let window = unsafe { Window::from_raw(base, 16, None) }.unwrap();
+        window.set_bits(5, 0x81).unwrap();
     }
 
     #[test]

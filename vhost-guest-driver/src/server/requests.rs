@@ -6,22 +6,25 @@
 //! types).
 
 use vhost_guest_msg::{
-    Config, FrontendRequest, MemTable, ProtocolFeatures, Region, Reply, VirtioFeatures, VringAddr,
-    VringBase,
+    Config, FrontendRequest, LogBase, LogReply, MemTable, ProtocolFeatures, Region, Reply,
+    VirtioFeatures, VringAddr, VringBase,
 };
 
 use super::session::Session;
 use crate::backend::Backend;
+use crate::log::DirtyLog;
 use crate::memory::MAX_REGIONS;
 use crate::vring::Vring;
 
 /// What the server itself can do.
 const FEATURES: VirtioFeatures = VirtioFeatures::VERSION_1
     .union(VirtioFeatures::PROTOCOL_FEATURES)
+    .union(VirtioFeatures::LOG_ALL)
     .union(VirtioFeatures::RING_INDIRECT_DESC)
     .union(VirtioFeatures::RING_EVENT_IDX);
 
 const PROTOCOL_FEATURES: ProtocolFeatures = ProtocolFeatures::MQ
+    .union(ProtocolFeatures::LOG_SHMFD)
     .union(ProtocolFeatures::REPLY_ACK)
     .union(ProtocolFeatures::BACKEND_REQ)
     .union(ProtocolFeatures::CONFIG)
@@ -83,6 +86,8 @@ impl Session {
                 }
             }
             R::SetBackendReqFd(_) => self.backend_channel = true,
+            R::SetLogBase(log) => return self.set_log_base(log).map(Some),
+            R::SetLogFd(_) => self.log_signal = true,
             R::ResetDevice => self.reset_device(backend),
             R::SetStatus(status) => {
                 self.status = status & 0xff;
@@ -152,16 +157,36 @@ impl Session {
         if !(backend.features() | FEATURES).contains(features) {
             return Err(NOT_OFFERED);
         }
+        let logging = features.contains(VirtioFeatures::LOG_ALL);
+        let acked = self.context.protocol_features;
+        if logging && !acked.contains(ProtocolFeatures::LOG_SHMFD) {
+            return Err("a log that is not shared");
+        }
         self.context.features = features;
+        self.memory.set_logging(logging);
         backend.set_features(features);
         let enable = !features.contains(VirtioFeatures::PROTOCOL_FEATURES);
         for (vring, pending) in self.vrings.iter_mut().zip(&mut self.pending) {
             vring.set_features(features);
+            vring.memory_changed(&self.memory);
             // Without protocol features there is no SET_VRING_ENABLE.
             vring.enabled |= enable;
-            *pending |= enable;
+            // It may have rested.
+            *pending = true;
         }
         Ok(())
+    }
+
+    /// The log may also come before or after LOG_ALL, and grow while vrings
+    /// run.
+    fn set_log_base(&mut self, log: LogBase<()>) -> Result<Reply, Reason> {
+        let LogBase::Shared { area, .. } = log else {
+            return Err("a log that is not shared");
+        };
+        let log = DirtyLog::new(self.memory.window(), area);
+        self.memory.set_log(log.ok_or("a log outside the window")?);
+        self.memory_changed();
+        Ok(Reply::Log(LogReply::to(&area)))
     }
 
     fn set_mem_table(&mut self, table: &MemTable<()>) -> Result<(), Reason> {
@@ -194,9 +219,6 @@ impl Session {
             .vrings
             .get_mut(usize::from(address.index))
             .ok_or(NO_VRING)?;
-        if address.log_used {
-            return Err("the log is not supported");
-        }
         if !vring.set_address(address, &self.memory) {
             return Err("the vring is misaligned or outside the memory");
         }

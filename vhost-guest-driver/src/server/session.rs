@@ -53,6 +53,8 @@ pub(super) struct Session {
     pub status: u64,
     /// SET_BACKEND_REQ_FD came.
     pub backend_channel: bool,
+    /// SET_LOG_FD came.
+    pub log_signal: bool,
     pub config_changed: bool,
     fresh: bool,
 }
@@ -76,6 +78,7 @@ impl Session {
             reply: Vec::new(),
             status: 0,
             backend_channel: false,
+            log_signal: false,
             config_changed: false,
             fresh: true,
         }

@@ -6,6 +6,7 @@
 
 mod lifecycle;
 mod messages;
+mod migration;
 mod rings;
 
 use std::sync::Arc;
@@ -28,6 +29,8 @@ struct Echo {
     seen: Vec<(u16, Vec<u8>)>,
     features: VirtioFeatures,
     resets: u32,
+    /// Added to each byte of the answers.
+    salt: u8,
 }
 
 const F_OWN: VirtioFeatures = VirtioFeatures::from_bits_retain(1 << 3);
@@ -83,7 +86,7 @@ impl Backend for Echo {
             let mut data = vec![0; chain.readable_len() as usize];
             chain.read(&mut data);
             self.seen.push((queue, data));
-            let answer = vec![0x77; chain.writable_len() as usize];
+            let answer = vec![self.salt.wrapping_add(0x77); chain.writable_len() as usize];
             let written = chain.write(&answer) as u32;
             ring.complete(chain, written);
         }
@@ -121,6 +124,7 @@ impl Setup {
     fn negotiate(&mut self) {
         self.send(&Request::SetProtocolFeatures(
             ProtocolFeatures::REPLY_ACK
+                | ProtocolFeatures::LOG_SHMFD
                 | ProtocolFeatures::MQ
                 | ProtocolFeatures::CONFIG
                 | ProtocolFeatures::BACKEND_REQ

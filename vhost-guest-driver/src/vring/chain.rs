@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use vhost_guest_msg::VirtioFeatures;
 
 use super::{RingFault, Vring};
+use crate::log::DirtyLog;
 use crate::memory::Memory;
 use crate::window::Window;
 
@@ -30,10 +31,11 @@ const MAX_INDIRECT: u64 = 1024;
 /// Pieces of memory that a request may consist of.
 const MAX_SEGMENTS: usize = 4096;
 
-/// A piece of the window.
+/// A piece of the window, and the guest physical address of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Segment {
     offset: u64,
+    address: u64,
     len: u64,
 }
 
@@ -49,6 +51,7 @@ pub(super) struct Segment {
 #[must_use = "a request that is not completed is lost for the frontend's guest"]
 pub struct Chain<'m> {
     window: &'m Window,
+    log: Option<&'m DirtyLog>,
     pub(super) head: u16,
     pub(super) segments: Vec<Segment>,
     /// How many of the segments are readable.
@@ -134,6 +137,7 @@ impl<'m> Chain<'m> {
         segments.clear();
         let mut this = Self {
             window: memory.window(),
+            log: memory.log(),
             head,
             segments,
             readable: 0,
@@ -193,7 +197,14 @@ impl<'m> Chain<'m> {
             if self.segments.len() == MAX_SEGMENTS {
                 return Err(RingFault::TooLong);
             }
-            self.segments.push(Segment { offset, len });
+            if writable && self.log.is_some_and(|log| !log.covers(address, len)) {
+                return Err(RingFault::Log(address));
+            }
+            self.segments.push(Segment {
+                offset,
+                address,
+                len,
+            });
             rest -= len;
             if rest > 0 {
                 // The buffer goes on in the next region.
@@ -258,6 +269,10 @@ impl<'m> Chain<'m> {
             if let Some(part) = rest.get(..len) {
                 // Segments are inside the window: `Memory` sees to that.
                 let _ = self.window.write(offset, part);
+            }
+            if let Some(log) = self.log {
+                // Inside the log: `append` sees to that.
+                log.mark(segment.address + self.writer.1, len as u64);
             }
             self.writer = advance(&self.segments, self.writer, len);
             self.to_write = self.to_write.saturating_sub(len as u64);

@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::*;
-use crate::fake_ring::{Bench, GuestRing, GPA, INDIRECT, LEN, USER, WRITE};
+use crate::fake_ring::{Bench, GuestRing, Noise, GPA, INDIRECT, LEN, USER, WRITE};
 
 const PLAIN: VirtioFeatures = VirtioFeatures::VERSION_1;
 const EVENT: VirtioFeatures = PLAIN.union(VirtioFeatures::RING_EVENT_IDX);
@@ -404,25 +404,9 @@ fn asks_for_kicks_and_sees_what_came_before() {
     }
 }
 
-/// Numbers without order, the same in every run.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
-
 #[test]
 fn survives_rings_full_of_noise() {
-    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let mut noise = Noise::new(1);
     let mut bench = Bench::new(16, TABLES | EVENT);
     for _ in 0..3000 {
         let guest = &mut bench.guest;
