@@ -2,11 +2,12 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The code of the examples, so that it is tested: a small VMM on KVM, and one
-//! without, around vhost-guest devices.
+//! The code of the examples, so that it is tested: a small VMM on KVM, one
+//! without, and a vfio-user server, around vhost-guest devices.
 
 pub mod backend;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 pub mod loopback;
+pub mod vfio_user;
 pub mod vmm;

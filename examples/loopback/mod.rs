@@ -6,17 +6,17 @@
 //! parts in one program: `cargo run --release --example loopback`.
 
 mod backend;
-mod failure;
+pub(crate) mod failure;
 mod frontend;
 mod guest;
-mod journal;
+pub(crate) mod journal;
 mod latency;
 mod options;
 mod places;
 mod report;
 mod resources;
 pub(crate) mod signals;
-mod socket;
+pub(crate) mod socket;
 mod summary;
 mod wakeups;
 

@@ -38,6 +38,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 pub use bus::{Device, PciBus};
 pub use doorbells::Doorbells;
 pub use interrupts::InterruptController;
+pub(crate) use sources::{Events, Sources};
 pub use window::Arena;
 
 /// The guest's memory, which the driver uses for its queues.

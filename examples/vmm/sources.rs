@@ -29,7 +29,7 @@ struct Armed {
 }
 
 /// The books: which source is armed with what.
-pub(super) struct Sources {
+pub(crate) struct Sources {
     sources: BTreeMap<SourceId, Option<Armed>>,
     /// The armed source of each token. A token is used once, so that a late
     /// event cannot be taken for one of a later eventfd.
@@ -143,7 +143,7 @@ impl Sources {
 }
 
 /// A wait for any of a set of eventfds.
-pub(super) struct Events {
+pub(crate) struct Events {
     epoll: OwnedFd,
     wake: OwnedFd,
 }

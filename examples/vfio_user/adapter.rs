@@ -1,0 +1,260 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The traits of `vhost-guest-vmm-traits` on vfio-user: what this program can
+//! lend although the guest is another program's.
+//!
+//! | of KVM's | here | what runs for it |
+//! |---|---|---|
+//! | `KVM_IRQFD` | [`Interrupts`] | a thread, from the frontend's eventfd to the client's |
+//! | `KVM_IOEVENTFD` | [`Doorbells`] | nothing: each store is a message, for the device to answer |
+//! | `KVM_SET_USER_MEMORY_REGION` | [`Window`] | each access is a message, answered from a mapping of ours |
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use rustix::mm::{madvise, Advice};
+use vhost_guest_vmm_traits::{
+    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceChange, SourceId,
+};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::vmm::{Events, Sources};
+
+/// Takes a lock. What it guards is consistent between calls, so a thread that
+/// panicked with it did no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Interrupts of a function whose client has an eventfd for each vector.
+///
+/// An irqfd would connect the frontend's eventfd with an interrupt. The client
+/// keeps its irqfds to itself and lends eventfds that stand for them, and the
+/// kernel does not connect an eventfd with another: a thread does.
+pub struct Interrupts {
+    shared: Arc<Shared>,
+    pump: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    sources: Mutex<Sources>,
+    events: Events,
+    /// The client's eventfds, by vector.
+    triggers: Mutex<BTreeMap<u16, File>>,
+    stop: AtomicBool,
+    pumped: AtomicU64,
+}
+
+impl Interrupts {
+    /// No vector has an eventfd of the client's yet.
+    pub fn new() -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            sources: Mutex::new(Sources::new()),
+            events: Events::new()?,
+            triggers: Mutex::default(),
+            stop: AtomicBool::new(false),
+            pumped: AtomicU64::new(0),
+        });
+        let pumping = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("irq-pump".into());
+        let pump = Some(thread.spawn(move || pumping.pump())?);
+        Ok(Self { shared, pump })
+    }
+
+    /// What the device's MSI-X table has to say for `vector`. Only this object
+    /// reads it: the message that the guest chose is the client's business.
+    pub fn message(vector: u16) -> MsiMessage {
+        let (address, data) = (0xFEE0_0000, vector.into());
+        MsiMessage { address, data }
+    }
+
+    /// The client gives an eventfd for `vector`, or takes it back.
+    pub fn set_trigger(&self, vector: u16, trigger: Option<File>) {
+        let mut triggers = lock(&self.shared.triggers);
+        match trigger {
+            Some(trigger) => triggers.insert(vector, trigger),
+            None => triggers.remove(&vector),
+        };
+    }
+
+    /// Whether `vector` has an eventfd of the client's.
+    pub fn has_trigger(&self, vector: u16) -> bool {
+        lock(&self.shared.triggers).contains_key(&vector)
+    }
+
+    /// How many signals the thread has carried.
+    pub fn pumped(&self) -> u64 {
+        self.shared.pumped.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn pump(&self) {
+        while !self.stop.load(Ordering::SeqCst) {
+            for token in self.events.wait(None) {
+                if let Some(message) = lock(&self.sources).take(token) {
+                    self.raise(message);
+                    self.pumped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn raise(&self, message: MsiMessage) {
+        let triggers = lock(&self.triggers);
+        // The table has `Interrupts::message` of a vector.
+        if let Some(trigger) = triggers.get(&(message.data as u16)) {
+            // The client reads it, or it is full and so readable anyway.
+            let _ = rustix::io::write(trigger, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.events.wake();
+        let _ = self.pump.take().map(JoinHandle::join);
+    }
+}
+
+impl InterruptManager for Interrupts {
+    fn create_source(&self) -> io::Result<SourceId> {
+        lock(&self.shared.sources).create()
+    }
+
+    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
+        let shared = &self.shared;
+        let raise = |message| shared.raise(message);
+        lock(&shared.sources).update(&shared.events, changes, raise)
+    }
+
+    fn destroy_source(&self, source: SourceId) {
+        lock(&self.shared.sources).destroy(source);
+    }
+}
+
+/// Doorbells that are not connected: stores arrive as messages, and the device
+/// signals what they are for (`VhostGuest::bar_write`).
+///
+/// The protocol could do better, with descriptors that the client registers as
+/// ioeventfds (`VFIO_USER_DEVICE_GET_REGION_IO_FDS`); the `vfio_user` crate
+/// does not have it, and clients ask for it once, when they start.
+pub struct Doorbells;
+
+impl IoEventFdRegistrar for Doorbells {
+    fn register(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unregister(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The window of one device, as this program has it mapped.
+///
+/// Clients map what they may map of a BAR once, when they start, so that the
+/// guest cannot have a frontend's memory as memory. It reaches it through
+/// messages, and this program answers them. So it touches what the device
+/// itself never does: a file that a frontend truncates would kill it
+/// (SIGBUS), and it must accept only those with F_SEAL_SHRINK
+/// (`MemoryPolicy::sealed_size`).
+#[derive(Default)]
+pub struct Window {
+    /// Addresses in it are offsets in the window.
+    memory: Mutex<GuestMemoryMmap>,
+}
+
+impl Window {
+    /// Reads what the guest has mapped at `offset`. Tells whether it has
+    /// memory there.
+    ///
+    /// Up to 8 naturally aligned bytes are read at once.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> bool {
+        let memory = lock(&self.memory);
+        memory.read_slice(data, GuestAddress(offset)).is_ok()
+    }
+
+    /// Writes in the same way.
+    pub fn write(&self, offset: u64, data: &[u8]) -> bool {
+        let memory = lock(&self.memory);
+        memory.write_slice(data, GuestAddress(offset)).is_ok()
+    }
+}
+
+impl SharedMemoryMapper for Window {
+    fn map(&self, at: u64, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<()> {
+        let file = FileOffset::new(File::from(fd.try_clone_to_owned()?), fd_offset);
+        let region = map(file, length, at, Access::ReadWrite)?;
+        let mut memory = lock(&self.memory);
+        let with = memory.insert_region(region).map_err(io::Error::other)?;
+        *memory = with;
+        Ok(())
+    }
+
+    fn unmap(&self, at: u64, length: u64) -> io::Result<()> {
+        // Nobody else has a copy, and accesses hold the lock: it is unmapped
+        // when the region is dropped.
+        let mut memory = lock(&self.memory);
+        let removed = memory.remove_region(GuestAddress(at), length);
+        let (without, _region) = removed.map_err(|_| io::ErrorKind::NotFound)?;
+        *memory = without;
+        Ok(())
+    }
+
+    /// Accesses come with an offset in the BAR, wherever the guest has put it.
+    fn place(&self, _: Option<u64>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What may be done with a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// What is written stays here, in a copy.
+    ReadOnly,
+    /// What is written is written to the file.
+    ReadWrite,
+}
+
+/// Maps a part of a file, kept out of core dumps and child processes.
+pub fn map(
+    file: FileOffset,
+    length: u64,
+    address: u64,
+    access: Access,
+) -> io::Result<Arc<GuestRegionMmap>> {
+    let bad = || io::Error::from(io::ErrorKind::InvalidInput);
+    let bytes = usize::try_from(length).map_err(|_| bad())?;
+    let sharing = match access {
+        Access::ReadOnly => libc::MAP_PRIVATE,
+        Access::ReadWrite => libc::MAP_SHARED,
+    };
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = sharing | libc::MAP_NORESERVE;
+    let mapping = MmapRegion::build(Some(file), bytes, protection, flags).map_err(into_io)?;
+    for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
+        // SAFETY: the range was mapped just now and is still `mapping`'s;
+        // neither advice changes what this process sees.
+        unsafe { madvise(mapping.as_ptr().cast(), bytes, advice)? };
+    }
+    let region = GuestRegionMmap::new(mapping, GuestAddress(address)).ok_or_else(bad)?;
+    Ok(Arc::new(region))
+}
+
+/// Keeps what the system said: the device tells a file that must not be
+/// written from want of memory.
+fn into_io(error: vm_memory::mmap::MmapRegionError) -> io::Error {
+    match error {
+        vm_memory::mmap::MmapRegionError::Mmap(error) => error,
+        error => io::Error::other(error),
+    }
+}
