@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vhost_guest_device::{BarMove, Services, VhostGuest};
+use vhost_guest_device::{BarMove, Builder, Services, VhostGuest};
 use vhost_guest_vmm_traits::test_utils::TestVmm;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -61,7 +61,7 @@ impl Machine {
             notifier: Some(vmm.clone()),
             thread_hook: Some(threads.clone()),
         };
-        let function = VhostGuest::<Arc<GuestMemoryMmap>>::builder(listener)
+        let function = Builder::new(listener)
             .queues(VRINGS)
             .window_size(WINDOW)
             .device_type(2)
