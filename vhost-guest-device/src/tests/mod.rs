@@ -5,6 +5,7 @@
 //! The device as a whole, between hostile peers.
 
 mod channel;
+mod conformance;
 mod hostile_descriptors;
 mod hostile_flow;
 mod hostile_frontend;
@@ -13,6 +14,7 @@ mod hostile_reset;
 mod inflight;
 mod life_cycle;
 mod log_and_iotlb;
+mod prior_art;
 mod random;
 mod replay;
 mod requests;

@@ -45,7 +45,7 @@ pub(crate) const DOORBELLS: u64 = BARS[1].1;
 /// Bytes in each buffer of the guest.
 const BUFFER: u64 = 4096;
 
-const STATUS: u64 = COMMON + 0x14;
+pub(crate) const STATUS: u64 = COMMON + 0x14;
 pub(crate) const QUEUE_SELECT: u64 = COMMON + 0x16;
 /// `device_status` bits.
 pub(crate) const NEEDS_RESET: u8 = 0x40;
