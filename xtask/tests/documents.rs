@@ -1,0 +1,186 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The tables in `docs/` name tests: they have to exist, and the sums have to
+//! be right.
+//!
+//! A test is named as `crate/path/of/the/file::name`, see [`ALIASES`].
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How the tables call the places where tests are.
+const ALIASES: [(&str, &str); 7] = [
+    ("device", "vhost-guest-device/src"),
+    ("driver", "vhost-guest-driver/src"),
+    ("msg", "vhost-guest-msg/src"),
+    ("msg-tests", "vhost-guest-msg/tests"),
+    ("traits", "vhost-guest-vmm-traits/src"),
+    ("examples", "examples"),
+    ("xtask", "xtask/src"),
+];
+
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("a workspace").to_owned()
+}
+
+fn document(name: &str) -> String {
+    let path = root().join("docs").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The names of tests in a text: code spans with a path and a `::` in them.
+fn tests_in(text: &str) -> Vec<(&str, &str)> {
+    let spans = text.split('`').skip(1).step_by(2);
+    let names = spans.filter_map(|span| span.split_once("::"));
+    names.filter(|(path, _)| path.contains('/')).collect()
+}
+
+/// The source file that a table means.
+fn source(path: &str) -> Option<String> {
+    let (alias, rest) = path.split_once('/')?;
+    let (_, directory) = ALIASES.iter().find(|(name, _)| *name == alias)?;
+    let place = root().join(directory).join(rest);
+    let candidates = [place.with_extension("rs"), place.join("mod.rs")];
+    candidates
+        .iter()
+        .find_map(|file| fs::read_to_string(file).ok())
+}
+
+/// Whether a source has a test of this name.
+fn has_test(source: &str, name: &str) -> bool {
+    let head = format!("fn {name}(");
+    let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
+    let at = lines.iter().position(|line| line.starts_with(&head));
+    at.is_some_and(|at| {
+        let above = lines[..at].iter().rev();
+        let mut attributes =
+            above.take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+        attributes.any(|line| *line == "#[test]")
+    })
+}
+
+/// A row of a table whose first cell is a letter with a number.
+#[derive(Debug)]
+struct Row<'a> {
+    letter: char,
+    number: usize,
+    cells: Vec<&'a str>,
+}
+
+fn rows(text: &str) -> Vec<Row<'_>> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("| "));
+    let tables = lines.map(|line| line.trim_end_matches(" |").split(" | ").collect());
+    tables
+        .filter_map(|cells: Vec<&str>| {
+            let mut id = cells.first()?.chars();
+            let letter = id.next().filter(char::is_ascii_uppercase)?;
+            let number = id.as_str().parse().ok()?;
+            Some(Row {
+                letter,
+                number,
+                cells,
+            })
+        })
+        .collect()
+}
+
+/// How many rows each letter has; they are numbered from 1 without a gap.
+fn counts(rows: &[Row<'_>]) -> BTreeMap<char, usize> {
+    let mut counts = BTreeMap::new();
+    for row in rows {
+        let count = counts.entry(row.letter).or_insert(0);
+        *count += 1;
+        assert_eq!(row.number, *count, "numbering of {}", row.letter);
+    }
+    counts
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let mut missing = Vec::new();
+    for name in ["conformance.md", "defects.md"] {
+        let text = document(name);
+        let tests = tests_in(&text);
+        assert!(tests.len() > 50, "{name} names {} tests", tests.len());
+        for (path, test) in tests {
+            if !source(path).is_some_and(|source| has_test(&source, test)) {
+                missing.push(format!("{name}: {path}::{test}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such tests:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_statement_has_a_test_or_a_reason() {
+    let text = document("conformance.md");
+    let rows = rows(&text);
+    let counts = counts(&rows);
+    let mut verdicts: BTreeMap<(char, &str), usize> = BTreeMap::new();
+    for row in &rows {
+        let [id, _section, _statement, verdict, evidence] = row.cells[..] else {
+            panic!("{row:?}");
+        };
+        let proved = !tests_in(evidence).is_empty();
+        match verdict {
+            "holds" => assert!(proved, "{id} has no test"),
+            "deviates" | "does not apply" => assert!(evidence.len() > 20, "{id}: no reason"),
+            other => panic!("{id}: {other}"),
+        }
+        *verdicts.entry((row.letter, verdict)).or_default() += 1;
+    }
+    // The summary: | letter: text | rows | hold | deviate | do not apply |
+    for (letter, count) in counts {
+        let of = |verdict| verdicts.get(&(letter, verdict)).copied().unwrap_or(0);
+        let (hold, deviate) = (of("holds"), of("deviates"));
+        let sums = format!(
+            "| {count} | {hold} | {deviate} | {} |",
+            of("does not apply")
+        );
+        let begins = format!("| {letter}: ");
+        let line = text.lines().find(|line| line.starts_with(&begins));
+        assert!(
+            line.is_some_and(|line| line.ends_with(&sums)),
+            "{letter} is {sums}, not {line:?}"
+        );
+    }
+}
+
+#[test]
+fn every_defect_is_answered() {
+    let text = document("defects.md");
+    let rows = rows(&text);
+    for row in &rows {
+        let [id, _what, answer] = row.cells[..] else {
+            panic!("{row:?}");
+        };
+        let reason = answer.starts_with("Cannot happen: ") || answer.starts_with("Not ours: ");
+        assert!(reason || !tests_in(answer).is_empty(), "{id}: {answer}");
+    }
+    for (letter, count) in counts(&rows) {
+        let begins = format!("| {letter}: ");
+        let line = text.lines().find(|line| line.starts_with(&begins));
+        let sums = format!("| {count} |");
+        assert!(
+            line.is_some_and(|line| line.ends_with(&sums)),
+            "{letter} is {count}, not {line:?}"
+        );
+    }
+}
+
+#[test]
+fn a_test_is_a_function_with_the_attribute() {
+    let source = "#[test]\n#[ignore]\n/// Text.\nfn first() {}\n\nfn second() {}\n";
+    assert!(has_test(source, "first"));
+    assert!(!has_test(source, "second") && !has_test(source, "third"));
+    assert_eq!(
+        tests_in("`device/a::b`, `Type::c`, `x`"),
+        [("device/a", "b")]
+    );
+}
