@@ -40,7 +40,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::transport::{DmaMemory, InterruptMode, MsiMessage, Transport, Wake};
-use crate::vectors::{VectorSet, MAX_VECTORS};
+use crate::vectors::VectorSet;
 use crate::window::Window;
 
 pub use find::Address;
@@ -277,7 +277,7 @@ impl Transport for Sysfs {
 
     fn interrupts(&self, wanted: u16) -> InterruptMode {
         match self.options.interrupts {
-            Some(_) => InterruptMode::Table { vectors: wanted },
+            Some(_) => InterruptMode::Unheard { vectors: wanted },
             None => InterruptMode::Polling,
         }
     }
@@ -286,7 +286,7 @@ impl Transport for Sysfs {
         self.options.interrupts.unwrap_or_default()
     }
 
-    /// Sleeps for a while. Any interrupt may have arrived meanwhile.
+    /// Sleeps for a while. Of interrupts it never knows.
     fn wait(&self, timeout: Option<Duration>) -> VectorSet {
         let idle = self.options.idle;
         let sleep = timeout.map_or(idle, |timeout| timeout.min(idle));
@@ -296,11 +296,7 @@ impl Transport for Sysfs {
                 sleep => thread::sleep(sleep),
             }
         }
-        let mut all = VectorSet::new();
-        for vector in 0..MAX_VECTORS {
-            all.insert(vector);
-        }
-        all
+        VectorSet::new()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

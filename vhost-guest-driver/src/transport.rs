@@ -36,6 +36,12 @@ pub enum InterruptMode {
         /// How many vectors there are, at least 1.
         vectors: u16,
     },
+    /// As MSI-X, with the table written by the driver; but nobody tells the
+    /// driver of them: it polls all the same.
+    Unheard {
+        /// How many vectors there are, at least 1.
+        vectors: u16,
+    },
 }
 
 /// Memory of the driver that the device can access.

@@ -5,6 +5,7 @@
 //! Interrupts of the device, and the wait for them.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU8, Ordering};
 use core::time::Duration;
 
 use super::Device;
@@ -18,6 +19,11 @@ const CONFIG_VECTOR: u16 = 0;
 const QUEUE_VECTORS: u16 = 1;
 const KICK_VECTORS: u16 = 5;
 
+/// How many waits pass between two looks at the status of a device that does
+/// not interrupt. Queues and vrings are memory; but the status is a register,
+/// and to read one takes an exit to the VMM.
+const STATUS_WAITS: u8 = 31;
+
 /// How long a device that does not interrupt is left alone.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -29,9 +35,20 @@ pub(super) struct Vectors {
     kicks: Vec<u16>,
     /// Some events raise no interrupt.
     pub polling: bool,
+    /// Waits that are left until the status is polled again.
+    waits: AtomicU8,
 }
 
 impl Vectors {
+    /// Whether it is time to poll the status of the device again.
+    fn status_is_due(&self) -> bool {
+        let waits = self.waits.load(Ordering::Relaxed);
+        let due = waits == 0;
+        let next = if due { STATUS_WAITS } else { waits - 1 };
+        self.waits.store(next, Ordering::Relaxed);
+        due
+    }
+
     /// The vector for an event; the last one is shared by all that have none
     /// of their own.
     fn vector(&self, wanted: u16) -> u16 {
@@ -86,15 +103,19 @@ impl<T: Transport> Device<T> {
         };
         let count = match mode {
             InterruptMode::Polling => 0,
-            InterruptMode::Table { vectors } => vectors.min(wanted),
-            InterruptMode::Platform { vectors } => vectors.min(wanted),
+            InterruptMode::Table { vectors }
+            | InterruptMode::Platform { vectors }
+            | InterruptMode::Unheard { vectors } => vectors.min(wanted),
         };
+        let unheard = matches!(mode, InterruptMode::Unheard { .. });
         let mut vectors = Vectors {
             count,
             kicks: Vec::new(),
-            polling: count == 0,
+            polling: count == 0 || unheard,
+            waits: AtomicU8::new(0),
         };
-        if let (InterruptMode::Table { .. }, Some(msix)) = (mode, self.capabilities.msix) {
+        let written = unheard || matches!(mode, InterruptMode::Table { .. });
+        if let Some(msix) = self.capabilities.msix.filter(|_| written) {
             let transport = &self.transport;
             msix.enable(transport, (0..count).map(|v| transport.msi_message(v)));
         }
@@ -124,8 +145,12 @@ impl<T: Transport> Device<T> {
     pub fn wait(&self, timeout: Option<Duration>) -> Events {
         if self.vectors.polling {
             let timeout = timeout.map_or(POLL_INTERVAL, |t| t.min(POLL_INTERVAL));
-            self.transport.wait(Some(timeout));
-            return Events::all();
+            let raised = self.transport.wait(Some(timeout));
+            let told = raised.contains(self.vectors.vector(CONFIG_VECTOR));
+            return Events {
+                config: self.vectors.status_is_due() || told,
+                ..Events::all()
+            };
         }
         let raised = self.transport.wait(timeout);
         Events {

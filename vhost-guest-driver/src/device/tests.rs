@@ -125,6 +125,21 @@ fn tells_events_apart() {
 }
 
 #[test]
+fn polls_the_status_less_often_than_memory() {
+    let fake = Fake::new(1);
+    fake.state().mode = Some(InterruptMode::Unheard { vectors: 9 });
+    let device = open(&fake).unwrap();
+    assert!(device.is_polling());
+    assert_eq!(fake.state().kick_vectors, [5]);
+    let looks = (0..320).map(|_| device.wait(Some(Duration::ZERO)));
+    let looks: Vec<_> = looks.collect();
+    assert!(looks
+        .iter()
+        .all(|events| events.messages && device.kicked(events, 0)));
+    assert_eq!(looks.iter().filter(|events| events.config).count(), 10);
+}
+
+#[test]
 fn polls_when_interrupts_are_refused_or_missing() {
     let refusing = Fake::new(1);
     refusing.state().refuse_vectors = true;

@@ -162,7 +162,7 @@ fn sends_interrupts_only_where_they_are_wanted() {
     };
     let transport = Sysfs::with_dma(&place, dma(), options).unwrap();
     let mode = transport.interrupts(9);
-    assert_eq!(mode, InterruptMode::Table { vectors: 9 });
+    assert_eq!(mode, InterruptMode::Unheard { vectors: 9 });
     assert_eq!(transport.msi_message(3), PLATFORM_INTERRUPT);
 }
 
@@ -170,15 +170,13 @@ fn sends_interrupts_only_where_they_are_wanted() {
 fn never_waits_for_an_interrupt() {
     let sysfs = FakeSysfs::new();
     let (place, transport) = open(&sysfs, Options::default());
-    assert!(transport.wait(None).contains(0));
+    assert!(transport.wait(None).is_empty());
     let options = Options {
         idle: Duration::MAX,
         ..Options::default()
     };
     let transport = Sysfs::with_dma(&place, dma(), options).unwrap();
-    assert!(transport
-        .wait(Some(Duration::ZERO))
-        .contains(MAX_VECTORS - 1));
+    assert!(transport.wait(Some(Duration::ZERO)).is_empty());
     // Woken before it sleeps, it does not sleep.
     transport.waker().wake();
     transport.wait(None);
