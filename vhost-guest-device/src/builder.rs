@@ -4,6 +4,7 @@
 
 //! What a VMM chooses, what it lends, and how a device is made of it.
 
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
@@ -23,6 +24,9 @@ const MAX_VHOST_QUEUES: u16 = 256;
 const MIN_WINDOW: u64 = 4 << 20;
 /// Memory slots that the device carries, as many as other backends do.
 pub(crate) const MEMORY_SLOTS: usize = 509;
+/// Sizes of a buffer of device state. What is larger would only make turns
+/// longer.
+const MIGRATION_MESSAGE_SIZES: RangeInclusive<u32> = 4096..=1 << 20;
 /// Descriptors besides those of vrings and memory.
 const FIXED_DESCRIPTORS: u64 = 32;
 
@@ -52,6 +56,8 @@ pub(crate) struct Options {
     pub uuid: [u8; 16],
     pub memory_policy: MemoryPolicy,
     pub inflight_limit: u64,
+    /// The most bytes of device state in one buffer.
+    pub migration: Option<u32>,
 }
 
 /// Makes a [`VhostGuest`] from what a VMM chooses and what it lends.
@@ -73,6 +79,7 @@ impl Builder {
             uuid: [0; 16],
             memory_policy: MemoryPolicy::default(),
             inflight_limit: 8 << 20,
+            migration: None,
         };
         Self { listener, options }
     }
@@ -131,6 +138,18 @@ impl Builder {
         self
     }
 
+    /// Lets frontends save and load the state of the guest's backend
+    /// (`SET_DEVICE_STATE_FD`), in buffers of at most `max_message_size` bytes:
+    /// 4 KiB to 1 MiB. Off by default.
+    ///
+    /// It adds two virtqueues and four threads, which do nothing until state
+    /// is moved, and holds at most one buffer's bytes.
+    #[must_use]
+    pub fn migration(mut self, max_message_size: u32) -> Self {
+        self.options.migration = Some(max_message_size);
+        self
+    }
+
     #[cfg(test)]
     pub(crate) fn into_parts(self) -> (UnixListener, Options) {
         (self.listener, self.options)
@@ -152,6 +171,11 @@ impl Builder {
         }
         if !options.window_size.is_power_of_two() || options.window_size < MIN_WINDOW {
             return Err(BuildError::WindowSize(options.window_size));
+        }
+        if let Some(size) = options.migration {
+            if !MIGRATION_MESSAGE_SIZES.contains(&size) {
+                return Err(BuildError::MigrationMessageSize(size));
+            }
         }
         check_descriptor_limit(options.queues, getrlimit(Resource::Nofile).current)?;
         VhostGuest::start(self.listener, &options, services)

@@ -31,13 +31,13 @@ use vhost_guest_vmm_traits::{DeviceNotifier, SharedMemoryMapper};
 use vm_memory::GuestAddressSpace;
 
 use crate::builder::{Options, Services, MEMORY_SLOTS};
-use crate::fd::{FdKinds, Reaper, Signaller};
+use crate::fd::{FdKinds, Pump, Reaper, Signaller};
 use crate::inflight::InflightMemory;
 use crate::journal::Journal;
 use crate::listener::Listener;
 use crate::memory::{Memory, MemoryLimits};
 use crate::poller::{Interest, Poller, Token};
-use crate::queue::{Queues, MAX_CHAIN, QUEUES};
+use crate::queue::{Queues, MAX_CHAIN, QUEUES, QUEUES_WITH_MIGRATION};
 use crate::registers::{Registers, Setup};
 use crate::relay::Connection;
 use crate::statistics::Statistics;
@@ -61,9 +61,11 @@ pub(crate) struct Device<M> {
     pub kinds: FdKinds,
     pub inflight: InflightMemory,
     pub limits: Limits,
+    /// Moves device state, if the VMM wants that.
+    pub pump: Option<Pump>,
     window: Arc<dyn SharedMemoryMapper>,
     listener: Listener,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     notifier: Option<Arc<dyn DeviceNotifier>>,
     condition: Condition,
 }
@@ -92,6 +94,11 @@ impl<M: GuestAddressSpace> Device<M> {
         let hook = services.thread_hook.as_ref();
         let reaper = Reaper::spawn(hook)?;
         let signaller = Arc::new(Signaller::spawn(hook)?);
+        let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let pump = match options.migration {
+            Some(most) => Some(Pump::spawn(most as usize, &wake, hook)?),
+            None => None,
+        };
         let limits = Limits {
             max_queues: options.queues,
             ..Limits::default()
@@ -121,9 +128,10 @@ impl<M: GuestAddressSpace> Device<M> {
             kinds: FdKinds::new()?,
             inflight: InflightMemory::new(options.inflight_limit),
             limits,
+            pump,
             window: services.window,
             listener: Listener::new(listener)?,
-            wake: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            wake,
             notifier: services.notifier,
             condition: Condition::Alive,
         };
@@ -176,13 +184,16 @@ fn setup(options: &Options, limits: &Limits) -> Setup {
         properties: Properties {
             max_vhost_queues: options.queues,
             max_message_size: u32::try_from(limits.max_message_size).unwrap_or(u32::MAX),
-            max_migration_message_size: 0,
+            max_migration_message_size: options.migration.unwrap_or(0),
             max_chained_rx_descriptors: MAX_CHAIN,
             max_chained_tx_descriptors: MAX_CHAIN,
             uuid: options.uuid,
             device_type: options.device_type,
         },
-        virtqueues: QUEUES,
+        virtqueues: match options.migration {
+            Some(_) => QUEUES_WITH_MIGRATION,
+            None => QUEUES,
+        },
         max_queue_size: MAX_QUEUE_SIZE,
         window_size: options.window_size,
         features: feature::offered(false),

@@ -27,6 +27,9 @@ pub enum BuildError {
     /// The window is not a power of two, or too small to hold anything.
     #[error("a window of {0:#x} bytes asked for; it has to be a power of two of at least 4 MiB")]
     WindowSize(u64),
+    /// Buffers of device state would be too small or too large.
+    #[error("migration messages of {0} bytes asked for; 4 KiB to 1 MiB are possible")]
+    MigrationMessageSize(u32),
     /// The process may not open as many descriptors as a frontend may send.
     #[error(
         "{queues} vrings need up to {needed} descriptors; the limit of this process is {limit}"

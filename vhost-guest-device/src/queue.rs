@@ -22,14 +22,25 @@ use crate::virtio::common_config::QueueSetup;
 /// `max_chained_rx_descriptors` and `max_chained_tx_descriptors`.
 pub(crate) const MAX_CHAIN: u16 = 16;
 
-/// Virtqueues of the device while it has no migration queues.
+/// Virtqueues of a device without migration queues.
 pub(crate) const QUEUES: u16 = 4;
+
+/// Virtqueues of a device with them.
+pub(crate) const QUEUES_WITH_MIGRATION: u16 = 6;
 
 /// A guest buffer that waits for a message.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     head: u16,
     pieces: Vec<(GuestAddress, usize)>,
+}
+
+impl Reserved {
+    /// Bytes that fit.
+    pub(crate) fn capacity(&self) -> usize {
+        let sizes = self.pieces.iter().map(|(_, length)| *length);
+        sizes.fold(0, usize::saturating_add)
+    }
 }
 
 /// One of the device's own virtqueues, while it is enabled.
@@ -178,7 +189,7 @@ impl MessageQueue {
             .iter()
             .try_fold(0usize, |sum, (_, n)| sum.checked_add(*n));
         if total.is_none_or(|total| total > limit) {
-            return Err(self.fault("a message is larger than max_message_size"));
+            return Err(self.fault("a message is larger than announced"));
         }
         for (address, length) in &buffer.pieces {
             let start = message.len();
@@ -215,7 +226,7 @@ impl MessageQueue {
 /// are absent.
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
-    list: [Option<MessageQueue>; QUEUES as usize],
+    list: [Option<MessageQueue>; QUEUES_WITH_MIGRATION as usize],
 }
 
 impl Queues {

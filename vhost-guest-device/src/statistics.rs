@@ -20,6 +20,8 @@ pub struct Statistics {
     pub backend_requests: u64,
     /// Replies of the frontend's to backend requests.
     pub backend_replies: u64,
+    /// Bytes of device state that were saved or loaded.
+    pub state_bytes: u64,
     /// Messages that the device made itself (barriers), or swallowed.
     pub own_messages: u64,
     /// Doorbell stores that arrived in userspace instead of as an ioeventfd.

@@ -14,7 +14,7 @@ use crate::error::Fault;
 use crate::pci::bars::WINDOW_BAR;
 use crate::pci::BarMove;
 use crate::poller::Token;
-use crate::queue::{MessageQueue, QUEUES};
+use crate::queue::MessageQueue;
 use crate::registers::Effect;
 use crate::relay::{CHANNEL_REPLIES, REQUESTS};
 use crate::virtio::feature;
@@ -59,9 +59,6 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// The driver has enabled a queue.
     fn open_queue(&mut self, index: u16) -> Result<(), Fault> {
-        if index >= QUEUES {
-            return Ok(());
-        }
         let Some(rings) = self.registers.queue(index) else {
             return Ok(());
         };

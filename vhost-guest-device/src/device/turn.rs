@@ -12,6 +12,7 @@ use vm_memory::GuestAddressSpace;
 use super::{Condition, Device};
 use crate::error::Fault;
 use crate::poller::{Interest, Ready, Token};
+use crate::relay::session::Session;
 use crate::relay::{Connection, Step};
 
 /// Messages moved in one turn, so that neither a chatty frontend nor a chatty
@@ -73,6 +74,7 @@ impl<M: GuestAddressSpace> Device<M> {
             self.step_request()?,
             self.step_channel_request()?,
             self.step_channel_reply()?,
+            self.step_device_state()?,
         ];
         Ok(moved.contains(&Step::Moved))
     }
@@ -110,13 +112,22 @@ impl<M: GuestAddressSpace> Device<M> {
             Ok(Some(socket)) => {
                 self.journal.info(format_args!("a frontend connected"));
                 self.statistics.frontends += 1;
-                self.connection = Some(Connection::new(socket, &self.reaper, self.limits));
+                self.connection = Some(Connection::new(socket, &self.reaper, self.session()));
                 self.registers.set_frontend_up(true);
             }
             Ok(None) => {}
             Err(error) => self
                 .journal
                 .warn(format_args!("environment: accept: {error}")),
+        }
+    }
+
+    /// What a frontend that has just connected finds.
+    fn session(&self) -> Session {
+        let session = Session::new(self.limits);
+        match self.pump {
+            Some(_) => session.with_migration(),
+            None => session,
         }
     }
 

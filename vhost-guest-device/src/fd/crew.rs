@@ -16,6 +16,15 @@ pub(super) trait Job: Sized + Send + 'static {
     /// What a running job is known by while it runs.
     type Key: Clone + PartialEq + Send;
 
+    /// Prepares a thread for such jobs, after its hook.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot do them.
+    fn prepare() -> io::Result<()> {
+        Ok(())
+    }
+
     /// The key of this job.
     fn key(&self) -> Self::Key;
 
@@ -117,7 +126,8 @@ impl<J: Job> Crew<J> {
             thread::Builder::new()
                 .name(name.to_owned())
                 .spawn(move || {
-                    let outcome = hook.map_or(Ok(()), |hook| hook.thread_started(name));
+                    let hooked = hook.map_or(Ok(()), |hook| hook.thread_started(name));
+                    let outcome = hooked.and_then(|()| J::prepare());
                     let failed = outcome.is_err();
                     let _ = started.send(outcome);
                     if !failed {

@@ -18,6 +18,7 @@ use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{getpeername, AddressFamily, SocketType};
 use rustix::param::page_size;
 use thiserror::Error;
+use vhost_guest_msg::Transfer;
 
 use super::ForeignFd;
 
@@ -37,6 +38,9 @@ pub(crate) enum FdError {
     /// Its open file is a path only, or not open for reading and writing.
     #[error("the frontend sent a descriptor that is not open for reading and writing")]
     Access,
+    /// The pipe is open for the other direction only.
+    #[error("the frontend sent the wrong end of a pipe")]
+    Direction,
     /// `F_SEAL_WRITE` or `F_SEAL_FUTURE_WRITE` forbids what memory is for.
     #[error("the frontend sent a memory file that is sealed against writing")]
     SealedAgainstWriting,
@@ -315,6 +319,52 @@ impl From<ChannelSocket> for ForeignFd {
 impl AsFd for ChannelSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// A frontend's channel for device state, open in the direction of the
+/// transfer.
+#[derive(Debug)]
+pub(crate) enum StateFd {
+    /// An end of a pipe.
+    Pipe(ForeignFd),
+    /// An end of a socket pair.
+    Socket(ChannelSocket),
+}
+
+impl StateFd {
+    /// Makes sure that `fd` is such a channel.
+    ///
+    /// # Errors
+    ///
+    /// It is not: everything else can block in more ways than a pipe.
+    pub(crate) fn check(fd: ForeignFd, direction: Transfer) -> Result<Self, FdError> {
+        const WHAT: FdError = FdError::Kind("a pipe or an AF_UNIX stream socket");
+        let mode = open_flags(&fd)? & OFlags::ACCMODE;
+        let attributes = attributes(fd.as_fd()).map_err(|_| WHAT)?;
+        match file_type(&attributes) {
+            FileType::Fifo => {
+                let useless = match direction {
+                    Transfer::Save => OFlags::RDONLY,
+                    Transfer::Load => OFlags::WRONLY,
+                };
+                if mode == useless {
+                    return Err(FdError::Direction);
+                }
+                Ok(Self::Pipe(fd))
+            }
+            FileType::Socket => ChannelSocket::check(fd).map(Self::Socket),
+            _ => Err(WHAT),
+        }
+    }
+}
+
+impl AsFd for StateFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Pipe(fd) => fd.as_fd(),
+            Self::Socket(socket) => socket.as_fd(),
+        }
     }
 }
 

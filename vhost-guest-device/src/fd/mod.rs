@@ -15,9 +15,10 @@
 //! - What a descriptor is, is asked with calls that no file system can delay:
 //!   `fcntl`, `statx` with `AT_STATX_DONT_SYNC`, `getsockopt`, `getpeername`,
 //!   `readlink` in `/proc`. The answers are the types [`EventFd`],
-//!   [`MemoryFd`] and [`ChannelSocket`]; nothing else of the device uses a
-//!   received descriptor.
-//! - Foreign eventfds are written by the [`Signaller`]'s threads only.
+//!   [`MemoryFd`], [`ChannelSocket`] and [`StateFd`]; nothing else of the device
+//!   uses a received descriptor.
+//! - Foreign eventfds are written by the [`Signaller`]'s threads only, and
+//!   foreign pipes are read and written by the [`Pump`]'s.
 //!
 //! (vhost-guest specification, hostile descriptors.)
 
@@ -25,10 +26,12 @@ mod crew;
 #[cfg(test)]
 mod fuse_tests;
 mod kind;
+mod pump;
 mod reaper;
 mod signaller;
 
 pub use kind::MemoryPolicy;
-pub(crate) use kind::{ChannelSocket, EventFd, FdError, FdKinds, FileIdentity, MemoryFd};
+pub(crate) use kind::{ChannelSocket, EventFd, FdError, FdKinds, FileIdentity, MemoryFd, StateFd};
+pub(crate) use pump::{Next, Pump, PumpError, Stream};
 pub(crate) use reaper::{ForeignFd, Reaper};
 pub(crate) use signaller::Signaller;

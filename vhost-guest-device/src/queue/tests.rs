@@ -118,7 +118,10 @@ fn refuses_a_message_larger_than_the_limit_before_reading_it() {
     let error = open(&memory, &mock)
         .take(&memory, 0x1000, &mut message)
         .unwrap_err();
-    assert!(error.to_string().contains("max_message_size"), "{error}");
+    assert!(
+        error.to_string().contains("larger than announced"),
+        "{error}"
+    );
     assert_eq!(message.capacity(), 0);
 }
 

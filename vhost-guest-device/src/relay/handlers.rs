@@ -11,14 +11,16 @@
 //! replied. It either does everything or changes nothing.
 
 use vhost_guest_msg::{
-    FrontendRequest, Inflight, Iotlb, LogArea, LogBase, MemRegion, MemTable, OnlyFd, RemMemReg,
-    SetInflight, Verdict, VringAddr, VringFd,
+    DeviceState, FrontendRequest, Inflight, Iotlb, LogArea, LogBase, MemRegion, MemTable, OnlyFd,
+    RemMemReg, SetInflight, Verdict, VringAddr, VringFd,
 };
 
 use crate::builder::MEMORY_SLOTS;
 use crate::doorbells::Doorbell;
 use crate::error::{Fault, Refusal};
-use crate::fd::{ChannelSocket, EventFd, FdError, FdKinds, ForeignFd};
+use crate::fd::{
+    ChannelSocket, EventFd, FdError, FdKinds, ForeignFd, Pump, PumpError, StateFd, Stream,
+};
 use crate::memory::{Area, Memory, MemoryError, Ticket};
 use crate::registers::{Registers, ServiceError};
 use crate::relay::session::Session;
@@ -29,6 +31,7 @@ pub(crate) struct Resources<'a> {
     pub memory: &'a mut Memory,
     pub session: &'a mut Session,
     pub kinds: &'a FdKinds,
+    pub pump: Option<&'a mut Pump>,
 }
 
 impl Resources<'_> {
@@ -56,6 +59,9 @@ pub(crate) enum Then {
     StopVring(u8),
     /// Clear what is not carried in the reply.
     ShowProtocolFeatures,
+    /// No descriptor goes with the reply; if the guest refused this transfer
+    /// of device state, it is over.
+    AnswerTransfer(u64),
     /// The reply is a limit of the backend's that the device has to carry too.
     AtMost(u64),
 }
@@ -75,8 +81,17 @@ pub(crate) struct Forward {
     pub request: FrontendRequest<()>,
     /// What follows from the guest's reply.
     pub then: Then,
-    /// A backend channel that came with the request.
-    pub channel: Option<ChannelSocket>,
+    /// What came with the request and is used from here on.
+    pub opens: Option<Opens>,
+}
+
+/// A connection beside the main one.
+#[derive(Debug)]
+pub(crate) enum Opens {
+    /// The backend channel.
+    Channel(ChannelSocket),
+    /// A transfer of device state.
+    Stream(Stream),
 }
 
 impl Forward {
@@ -88,7 +103,7 @@ impl Forward {
         Self {
             request,
             then,
-            channel: None,
+            opens: None,
         }
     }
 }
@@ -159,6 +174,9 @@ pub(crate) fn carry_out(
         Request::SetLogFd(eventfd) => set_log_fd(eventfd, on),
         Request::IotlbMsg(entry) => iotlb_msg(entry, on),
         Request::SetBackendReqFd(socket) => set_backend_req_fd(socket),
+        Request::SetDeviceStateFd(state) => set_device_state_fd(state, on),
+        // It has waited for the end of the transfer.
+        Request::CheckDeviceState => Ok(Forward::plain(Request::CheckDeviceState)),
         Request::ResetDevice => {
             on.session.forget_rings();
             Ok(Forward::plain(Request::ResetDevice))
@@ -317,7 +335,22 @@ fn set_log_fd(log: OnlyFd<ForeignFd>, on: &mut Resources<'_>) -> Result<Forward,
 fn set_backend_req_fd(socket: OnlyFd<ForeignFd>) -> Result<Forward, Refusal> {
     let socket = ChannelSocket::check(socket.fd)?;
     let mut forward = Forward::plain(FrontendRequest::SetBackendReqFd(OnlyFd { fd: () }));
-    forward.channel = Some(socket);
+    forward.opens = Some(Opens::Channel(socket));
+    Ok(forward)
+}
+
+fn set_device_state_fd(
+    state: DeviceState<ForeignFd>,
+    on: &mut Resources<'_>,
+) -> Result<Forward, Refusal> {
+    let Some(pump) = &mut on.pump else {
+        return Err(Fault::frontend("SET_DEVICE_STATE_FD is not carried").into());
+    };
+    let DeviceState { direction, fd } = state;
+    let stream = pump.start(direction, StateFd::check(fd, direction)?)?;
+    let request = FrontendRequest::SetDeviceStateFd(DeviceState { direction, fd: () });
+    let mut forward = Forward::then(request, Then::AnswerTransfer(stream.number()));
+    forward.opens = Some(Opens::Stream(stream));
     Ok(forward)
 }
 
@@ -325,6 +358,15 @@ impl From<FdError> for Refusal {
     fn from(error: FdError) -> Self {
         match error {
             FdError::Environment(error) => Self::Fatal(Fault::Environment(error)),
+            error => Self::request(error),
+        }
+    }
+}
+
+impl From<PumpError> for Refusal {
+    fn from(error: PumpError) -> Self {
+        match error {
+            PumpError::Environment(error) => Self::Fatal(Fault::Environment(error)),
             error => Self::request(error),
         }
     }

@@ -10,6 +10,8 @@
 //!                  ◀─── replies ──── replies.rs ◀──── queue 1
 //!  backend channel ──── replies ───▶ channel.rs ───▶ queue 2
 //!                  ◀─── requests ─── channel.rs ◀──── queue 3
+//!    state channel ◀─── saved bytes ── state.rs ◀───── queue 4
+//!                  ──── loaded bytes ─ state.rs ─────▶ queue 5
 //! ```
 //!
 //! Each arrow is one step, which moves one message, whole or not at all. At
@@ -26,12 +28,13 @@ pub(crate) mod replies;
 pub(crate) mod requests;
 pub(crate) mod session;
 pub(crate) mod socket;
+mod state;
 
 use std::os::fd::OwnedFd;
 
-use vhost_guest_msg::{Channel as Direction, FrontendRequest, Limits, Message, ReplyTracker};
+use vhost_guest_msg::{Channel as Direction, FrontendRequest, Message, ReplyTracker};
 
-use crate::fd::{ForeignFd, Reaper};
+use crate::fd::{ForeignFd, Reaper, Stream};
 use crate::memory::Ticket;
 use crate::queue::Reserved;
 use handlers::Then;
@@ -46,6 +49,11 @@ pub(crate) const REPLIES: u16 = 1;
 pub(crate) const CHANNEL_REPLIES: u16 = 2;
 /// The queue with the guest's backend requests.
 pub(crate) const CHANNEL_REQUESTS: u16 = 3;
+
+/// The queue with the state that the guest saves.
+pub(crate) const MIGRATION_SAVE: u16 = 4;
+/// The queue with the state that the guest loads.
+pub(crate) const MIGRATION_LOAD: u16 = 5;
 
 /// Replies that may be outstanding in each direction.
 const OUTSTANDING: usize = 64;
@@ -108,22 +116,25 @@ pub(crate) struct Connection {
     pub request_buffer: Option<Reserved>,
     /// A buffer of queue 2 for the next reply on the backend channel.
     pub reply_buffer: Option<Reserved>,
+    /// The latest transfer of device state.
+    pub stream: Option<Stream>,
 }
 
 impl Connection {
     /// A frontend that has just connected.
-    pub(crate) fn new(socket: OwnedFd, reaper: &Reaper, limits: Limits) -> Self {
+    pub(crate) fn new(socket: OwnedFd, reaper: &Reaper, session: Session) -> Self {
         let fd = ForeignFd::new(socket, reaper);
         Self {
-            socket: Socket::new(fd, reaper, &limits),
+            socket: Socket::new(fd, reaper, session.limits()),
             channel: Channel::Absent,
-            session: Session::new(limits),
+            session,
             replies: ReplyTracker::new(Direction::Main, OUTSTANDING),
             channel_replies: ReplyTracker::new(Direction::Backend, OUTSTANDING),
             held: None,
             barrier: None,
             request_buffer: None,
             reply_buffer: None,
+            stream: None,
         }
     }
 

@@ -100,6 +100,12 @@ impl<M: GuestAddressSpace> Device<M> {
                 }
                 Ok(())
             }
+            Then::AnswerTransfer(number) => {
+                if let Reply::DeviceState(reply) = reply {
+                    self.answer_transfer(number, reply);
+                }
+                Ok(())
+            }
             Then::AtMost(most) => match reply {
                 Reply::U64(value) if *value > most => Err(Fault::guest(format_args!(
                     "announces {value}, the device carries {most}"

@@ -7,18 +7,18 @@
 //! Order for each message: reserve a guest buffer → decode and check → acquire
 //! resources → commit → forward. Each message is handled once.
 
-use vhost_guest_msg::{DecodeError, Endian, FrontendRequest, Message, Reply, ReplyExpectation};
+use vhost_guest_msg::frontend::SET_DEVICE_STATE_FD;
+use vhost_guest_msg::{
+    DecodeError, DeviceStateReply, Endian, FrontendRequest, Message, Reply, ReplyExpectation,
+};
 use vm_memory::GuestAddressSpace;
 
 use crate::device::Device;
 use crate::error::{Fault, Refusal};
 use crate::fd::ForeignFd;
 use crate::memory::{Outcome, Ticket};
-use crate::relay::handlers::{self, Forward, OnRefusal, Resources, Then};
+use crate::relay::handlers::{self, Forward, OnRefusal, Opens, Resources, Then};
 use crate::relay::{Duty, Step, REQUESTS};
-
-/// What a refused request is acknowledged with.
-const REFUSED: Reply = Reply::Ack(1);
 
 type Request = Message<FrontendRequest<ForeignFd>>;
 
@@ -35,8 +35,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let Some(message) = self.next_request()? else {
             return Ok(Step::Idle);
         };
-        if handlers::changes_memory(&message.request) && self.memory.is_pending() {
-            // One generation at a time: the earlier change has to be settled.
+        if self.has_to_wait(&message.request) {
             if let Some(connection) = &mut self.connection {
                 connection.held = Some(message);
             }
@@ -45,6 +44,17 @@ impl<M: GuestAddressSpace> Device<M> {
         self.statistics.requests += 1;
         self.carry_out(message)?;
         Ok(Step::Moved)
+    }
+
+    /// Whether a request cannot be carried out yet.
+    fn has_to_wait(&self, request: &FrontendRequest<ForeignFd>) -> bool {
+        if matches!(request, FrontendRequest::CheckDeviceState) {
+            // Whether the state has arrived is known when all of it has.
+            let stream = self.connection.as_ref().and_then(|c| c.stream.as_ref());
+            return stream.is_some_and(|stream| !stream.is_done());
+        }
+        // One generation at a time: the earlier change has to be settled.
+        handlers::changes_memory(request) && self.memory.is_pending()
     }
 
     /// Makes sure of a guest buffer, and of room to remember the reply.
@@ -94,14 +104,17 @@ impl<M: GuestAddressSpace> Device<M> {
             memory: &mut self.memory,
             session: &mut connection.session,
             kinds: &self.kinds,
+            pump: self.pump.as_mut(),
         };
         match handlers::carry_out(request, &mut resources) {
             Ok(forward) => self.forward(forward, need_reply),
             Err(Refusal::Fatal(fault)) => Err(fault),
-            Err(Refusal::Request(reason)) if need_reply && connection.session.acknowledges() => {
+            Err(Refusal::Request(reason))
+                if has_refusal(code) || need_reply && connection.session.acknowledges() =>
+            {
                 self.journal
                     .warn(format_args!("frontend: {name} refused: {reason}"));
-                let noted = connection.replies.expect_local(code, REFUSED);
+                let noted = connection.replies.expect_local(code, refusal(code));
                 noted.map_err(Fault::frontend)
             }
             Err(Refusal::Request(reason)) => Err(Fault::frontend(format_args!("{name}: {reason}"))),
@@ -114,10 +127,17 @@ impl<M: GuestAddressSpace> Device<M> {
         let Forward {
             request,
             mut then,
-            channel,
+            opens,
         } = forward;
-        if let Some(socket) = channel {
-            self.open_channel(socket);
+        match opens {
+            Some(Opens::Channel(socket)) => self.open_channel(socket),
+            Some(Opens::Stream(stream)) => {
+                if let Some(connection) = &mut self.connection {
+                    // One before it is over, finished or not.
+                    connection.stream = Some(stream);
+                }
+            }
+            None => {}
         }
         let Some(connection) = &mut self.connection else {
             return Ok(());
@@ -193,4 +213,17 @@ impl<M: GuestAddressSpace> Device<M> {
         }
         Ok(())
     }
+}
+
+/// Whether a request is answered in any case, and the answer can be no.
+fn has_refusal(code: u32) -> bool {
+    code == SET_DEVICE_STATE_FD
+}
+
+/// What a refused request is answered with.
+fn refusal(code: u32) -> Reply {
+    if has_refusal(code) {
+        return Reply::DeviceState(DeviceStateReply(1).without_fd());
+    }
+    Reply::Ack(1)
 }

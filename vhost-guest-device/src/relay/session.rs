@@ -11,13 +11,13 @@ use vhost_guest_msg::{Context, Limits, ProtocolFeatures, RingLayout, VirtioFeatu
 use crate::error::Fault;
 use crate::memory::RingAddress;
 
-/// Protocol features that the device does not carry yet, although their
-/// messages are known: they bring streams of device state.
-const NOT_YET: ProtocolFeatures = ProtocolFeatures::DEVICE_STATE;
+/// Protocol features that need the migration queues.
+const WITH_MIGRATION: ProtocolFeatures = ProtocolFeatures::DEVICE_STATE;
 
-/// The protocol features that survive in a `GET_PROTOCOL_FEATURES` reply.
+/// The protocol features that survive in a `GET_PROTOCOL_FEATURES` reply of a
+/// device without migration queues.
 pub(crate) fn carried() -> ProtocolFeatures {
-    ProtocolFeatures::forwardable().difference(NOT_YET)
+    ProtocolFeatures::forwardable().difference(WITH_MIGRATION)
 }
 
 /// Negotiation state of one connection.
@@ -25,6 +25,7 @@ pub(crate) fn carried() -> ProtocolFeatures {
 pub(crate) struct Session {
     limits: Limits,
     context: Context,
+    carried: ProtocolFeatures,
     /// What the last `GET_PROTOCOL_FEATURES` reply showed the frontend.
     shown: ProtocolFeatures,
     /// Sizes of the rings, by vring index, as far as the frontend has said.
@@ -39,9 +40,18 @@ impl Session {
         Self {
             limits,
             context: Context::default(),
+            carried: carried(),
             shown: ProtocolFeatures::empty(),
             sizes: BTreeMap::new(),
             rings: BTreeMap::new(),
+        }
+    }
+
+    /// The same on a device with migration queues.
+    pub(crate) fn with_migration(self) -> Self {
+        Self {
+            carried: self.carried.union(WITH_MIGRATION),
+            ..self
         }
     }
 
@@ -65,7 +75,7 @@ impl Session {
     /// Edits a `GET_PROTOCOL_FEATURES` reply: what the device does not carry
     /// is cleared, and nothing else (vhost-guest specification, messages).
     pub(crate) fn show(&mut self, offered: ProtocolFeatures) -> ProtocolFeatures {
-        self.shown = offered.intersection(carried());
+        self.shown = offered.intersection(self.carried);
         self.shown
     }
 

@@ -6,6 +6,7 @@
 
 mod channel;
 mod conformance;
+mod device_state;
 mod hostile_descriptors;
 mod hostile_flow;
 mod hostile_frontend;

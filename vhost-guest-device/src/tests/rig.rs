@@ -81,7 +81,7 @@ pub(crate) struct Rig {
     pub(crate) vmm_fails: bool,
     path: PathBuf,
     /// `avail_idx` and the last used index seen, by queue.
-    indices: [(u16, u16); 4],
+    indices: [(u16, u16); 6],
 }
 
 impl Drop for Rig {
@@ -150,7 +150,7 @@ impl Rig {
             posts: [QUEUE_SIZE / 2, 0, QUEUE_SIZE / 2, 0],
             vmm_fails: false,
             path,
-            indices: [(0, 0); 4],
+            indices: [(0, 0); 6],
         }
     }
 
@@ -236,8 +236,8 @@ impl Rig {
         let failing = if self.vmm_fails { NEEDS_RESET } else { 0 };
         assert_eq!(self.status() & !failing, 11, "FEATURES_OK refused");
         self.write(COMMON + 0x10, &0u16.to_le_bytes());
-        self.indices = [(0, 0); 4];
-        for queue in 0..4 {
+        self.indices = [(0, 0); 6];
+        for queue in 0..self.queues() {
             self.enable(queue);
         }
         self.write(STATUS, &[15]);
@@ -309,8 +309,18 @@ impl Rig {
 
     /// Posts a buffer for a message of the device's.
     pub(crate) fn post(&mut self, queue: u16) {
+        self.post_sized(queue, BUFFER as u32);
+    }
+
+    /// Posts a buffer of any size up to the usual one.
+    pub(crate) fn post_sized(&mut self, queue: u16, size: u32) {
         let slot = self.indices[usize::from(queue)].0 % QUEUE_SIZE;
-        self.publish(queue, self.buffer(queue, slot), BUFFER as u32, 2, 0);
+        self.publish(queue, self.buffer(queue, slot), size, 2, 0);
+    }
+
+    /// `num_queues`.
+    fn queues(&mut self) -> u16 {
+        u16::from_le_bytes(self.read(COMMON + 0x12))
     }
 
     /// Sends a message to the device.
