@@ -111,6 +111,10 @@ fn config_space(queues: u16) -> [u8; 256] {
 
 impl Fake {
     pub fn new(max_vhost_queues: u16) -> Arc<Self> {
+        Self::with_window(max_vhost_queues, Window::allocate(WINDOW_LEN).unwrap())
+    }
+
+    pub fn with_window(max_vhost_queues: u16, window: Window) -> Arc<Self> {
         let mut device = [0; 36];
         device[..4].copy_from_slice(&u32::from(max_vhost_queues).to_le_bytes());
         device[4..8].copy_from_slice(&4096u32.to_le_bytes());
@@ -147,7 +151,7 @@ impl Fake {
         Arc::new(Self {
             state: Mutex::new(state),
             ram: Window::allocate(0x10_0000).unwrap(),
-            window: Window::allocate(WINDOW_LEN).unwrap(),
+            window,
         })
     }
 

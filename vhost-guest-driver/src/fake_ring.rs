@@ -47,6 +47,15 @@ impl GuestRing {
         ring
     }
 
+    /// An empty ring whose indices are at `index`.
+    pub fn start_at(&mut self, index: u16) {
+        (self.avail_idx, self.seen) = (index, index);
+        for part in [0x2002, 0x3002] {
+            let at = USER + self.base + part;
+            self.window.store_le(at, index).unwrap();
+        }
+    }
+
     pub fn address(&self, index: u8) -> VringAddr {
         VringAddr {
             index,

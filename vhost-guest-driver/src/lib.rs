@@ -43,6 +43,8 @@ mod backend;
 #[cfg(feature = "blk")]
 pub mod blk;
 mod common;
+#[cfg(test)]
+mod crash;
 mod device;
 #[cfg(feature = "emulated")]
 pub mod emulated;
@@ -51,6 +53,7 @@ mod error;
 mod fake;
 #[cfg(test)]
 mod fake_ring;
+mod inflight;
 mod log;
 mod memory;
 mod pci;

@@ -257,6 +257,21 @@ impl<T: Transport, B: Backend> Server<T, B> {
         busy
     }
 
+    /// Handles the requests that an earlier backend left, before the next
+    /// message may stop their vring: where a vring stops counts them as done.
+    fn resubmit(&mut self) {
+        let mut left = self.session.resubmits();
+        while left > 0 {
+            self.process_rings(&Events::none());
+            let now = self.session.resubmits();
+            if now >= left {
+                // The backend does not take them.
+                return;
+            }
+            left = now;
+        }
+    }
+
     /// Handles messages; whether there may be more.
     fn process_messages(&mut self) -> Result<Result<bool, Disconnect>, Error> {
         let taken = self.device.receive(Inbound::Replies, &mut self.message)?;
@@ -281,6 +296,7 @@ impl<T: Transport, B: Backend> Server<T, B> {
             {
                 return Ok(Err(disconnect));
             }
+            self.resubmit();
         }
         Ok(Ok(true))
     }

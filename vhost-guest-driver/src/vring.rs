@@ -12,10 +12,12 @@ mod ring;
 
 use core::sync::atomic::{fence, Ordering};
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use thiserror::Error;
 use vhost_guest_msg::{VirtioFeatures, VringAddr};
 
+use crate::inflight::Record;
 use crate::log::DirtyLog;
 use crate::memory::Memory;
 use crate::queue::need_event;
@@ -87,6 +89,11 @@ pub(crate) struct Vring {
     log: Option<DirtyLog>,
     /// Something was logged since the frontend was told so.
     pub logged: bool,
+    /// Where the requests that are taken are recorded, from the next start
+    /// on.
+    pub record: Option<Record>,
+    /// Requests that an earlier backend took and did not complete.
+    resubmit: VecDeque<u16>,
     next_avail: u16,
     used_idx: u16,
     /// `used_idx` at the last look at the guest's wishes; `None`: at none yet.
@@ -156,6 +163,20 @@ impl Vring {
         })
     }
 
+    /// Whether the frontend has started the vring, enabled or not.
+    pub fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// How many requests of an earlier backend can be handled now.
+    pub fn resubmits(&self) -> usize {
+        if self.is_active() {
+            self.resubmit.len()
+        } else {
+            0
+        }
+    }
+
     /// The vring is there from now on, and its writes are logged as the
     /// memory's are. Without a place, or with a log that is still to come, it
     /// rests.
@@ -165,7 +186,8 @@ impl Vring {
     }
 
     /// SET_VRING_KICK: the vring runs from now on, if it is enabled; `false`
-    /// if it lacks a size or an address.
+    /// if it lacks a size or an address, or the record of its requests is
+    /// unsound.
     pub fn start(&mut self, memory: &Memory, features: VirtioFeatures) -> bool {
         if self.started {
             return true;
@@ -176,8 +198,20 @@ impl Vring {
         let (Some(parts), Some(used_idx)) = (parts, used_idx) else {
             return false;
         };
-        self.place(Some(parts), memory);
+        if let Some(record) = &mut self.record {
+            let Ok(taken) = record.open(self.num, used_idx) else {
+                return false;
+            };
+            if let Some(taken) = taken {
+                // What was neither used nor taken is still available. The
+                // base that the frontend has sent does not count what was
+                // taken. As many as descriptors: 16 bits.
+                self.next_avail = used_idx.wrapping_add(taken.len() as u16);
+                self.resubmit = taken;
+            }
+        }
         self.window = Some(window.clone());
+        self.place(Some(parts), memory);
         // What was used before a backend went away is in the ring.
         self.used_idx = used_idx;
         self.called_idx = None;
@@ -195,6 +229,7 @@ impl Vring {
     /// GET_VRING_BASE: the vring stops; returns where it would go on.
     pub fn stop(&mut self) -> u16 {
         self.started = false;
+        self.resubmit.clear();
         self.parts = None;
         self.window = None;
         self.log = None;
@@ -207,10 +242,11 @@ impl Vring {
     /// The device is reset: the vring stops and is as it was at first, but
     /// for where the frontend is notified.
     pub fn reset(&mut self) {
-        let (call, err) = (self.call, self.err);
+        let (call, err, record) = (self.call, self.err, self.record.take());
         *self = Self {
             call,
             err,
+            record,
             ..Self::default()
         };
     }
@@ -247,6 +283,9 @@ impl Vring {
         let Some((window, parts)) = self.memory() else {
             return Ok(false);
         };
+        if !self.resubmit.is_empty() {
+            return Ok(true);
+        }
         let index: u16 = window.load_le(parts.available + 2)?;
         match index.wrapping_sub(self.next_avail) {
             0 => Ok(false),
@@ -255,7 +294,7 @@ impl Vring {
         }
     }
 
-    /// Takes the head of the next chain.
+    /// Takes the head of the next available chain.
     fn pop(&mut self) -> Result<Option<u16>, RingFault> {
         if !self.pending()? {
             return Ok(None);
@@ -296,11 +335,17 @@ impl Vring {
         let slot = u64::from(self.used_idx % self.num.max(1));
         self.store_used(4 + 8 * slot, u32::from(head))?;
         self.store_used(8 + 8 * slot, written)?;
+        if let Some(record) = &mut self.record {
+            record.begin_batch(head)?;
+        }
         let used_idx = self.used_idx.wrapping_add(1);
         // The data and the entry before the index.
         fence(Ordering::Release);
         self.store_used(2, used_idx)?;
         self.used_idx = used_idx;
+        if let Some(record) = &mut self.record {
+            record.end_batch(head, used_idx)?;
+        }
         self.logged |= self.log.is_some();
         Ok(())
     }

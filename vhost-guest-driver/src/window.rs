@@ -184,6 +184,8 @@ impl Window {
     #[inline]
     pub fn store_le<W: Word>(&self, offset: u64, value: W) -> Result<(), WindowError> {
         let pointer = self.pointer(offset, size_of::<W>() as u64, size_of::<W>() as u64)?;
+        #[cfg(test)]
+        crate::crash::step();
         // SAFETY: as in `load_le`; there are no references to the memory.
         unsafe { pointer.cast::<W>().as_ptr().write_volatile(value.to_le()) };
         Ok(())
@@ -260,6 +262,8 @@ impl Window {
         if self.load_le::<u8>(offset)? & bits == bits {
             return Ok(());
         }
+        #[cfg(test)]
+        crate::crash::step();
         // SAFETY: `pointer` says that the byte is inside the memory, which is
         // mapped as long as `self` exists; a byte is always aligned. The
         // reference is to an atomic, lives no longer than this statement, and

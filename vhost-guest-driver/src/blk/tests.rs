@@ -363,3 +363,56 @@ fn writes_through_until_the_driver_can_flush() {
         .set_features(VirtioFeatures::from_bits_retain(F_FLUSH));
     assert!(disk.blk.flushes);
 }
+
+/// The next process with the same file, vring and record of its requests.
+fn restart(disk: &mut Disk, used: u16) {
+    let area = vhost_guest_msg::Inflight::new(0x140, 0x1_0000, 1, 16).unwrap();
+    let Bench {
+        guest,
+        vring,
+        memory,
+    } = &mut disk.bench;
+    *vring = Default::default();
+    vring.record = crate::inflight::Record::new(memory.window(), &area, 0);
+    assert!(vring.set_num(16) && vring.set_base(used));
+    assert!(vring.set_address(guest.address(0), memory));
+    assert!(vring.start(memory, VirtioFeatures::VERSION_1));
+    vring.enabled = true;
+}
+
+#[test]
+fn survives_a_crash_before_every_single_store() {
+    for stores in 0.. {
+        let mut disk = Disk::new(false);
+        restart(&mut disk, 0);
+        disk.header(OUT, 5);
+        disk.bench.guest.write(HEADER + 16, &[0x5a; 512]);
+        let mut header = [0; 16];
+        header[8] = 6;
+        disk.bench.guest.write(HEADER + 0x400, &header);
+        disk.bench.guest.write(STATUS, &[0xee; 2]);
+        let write = [(HEADER, 528, 0), (STATUS, 1, WRITE)];
+        let read = [
+            (HEADER + 0x400, 16, 0),
+            (DATA, 512, WRITE),
+            (STATUS + 1, 1, WRITE),
+        ];
+        let heads = [disk.bench.guest.add(&write), disk.bench.guest.add(&read)];
+        let (blk, bench) = (&mut disk.blk, &mut disk.bench);
+        let crashed = crate::crash::after(stores, || blk.process(0, &mut bench.ring())).is_none();
+        let mut used: Vec<u32> = std::iter::from_fn(|| disk.bench.guest.used())
+            .map(|(head, _)| head)
+            .collect();
+        restart(&mut disk, used.len() as u16);
+        disk.blk.process(0, &mut disk.bench.ring());
+        used.extend(std::iter::from_fn(|| disk.bench.guest.used()).map(|(head, _)| head));
+        assert_eq!(used, heads.map(u32::from), "{stores} stores");
+        assert_eq!(disk.bench.guest.read(STATUS, 2), [OK, OK]);
+        assert_eq!(disk.sector(5), [0x5a; 512]);
+        assert_eq!(disk.bench.guest.read(DATA, 512), [7; 512]);
+        if !crashed {
+            assert!(stores > 64);
+            return;
+        }
+    }
+}

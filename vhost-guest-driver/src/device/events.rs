@@ -86,6 +86,16 @@ impl Events {
             all: true,
         }
     }
+
+    /// Nothing has happened.
+    pub(crate) const fn none() -> Self {
+        Self {
+            config: false,
+            messages: false,
+            raised: VectorSet::new(),
+            all: false,
+        }
+    }
 }
 
 impl<T: Transport> Device<T> {

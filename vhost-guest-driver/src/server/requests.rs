@@ -5,13 +5,16 @@
 //! What each request of the frontend's does (vhost-user, frontend message
 //! types).
 
+use alloc::vec::Vec;
+
 use vhost_guest_msg::{
-    Config, FrontendRequest, LogBase, LogReply, MemTable, ProtocolFeatures, Region, Reply,
-    VirtioFeatures, VringAddr, VringBase,
+    Config, FrontendRequest, Inflight, LogBase, LogReply, MemTable, ProtocolFeatures, Region,
+    Reply, VirtioFeatures, VringAddr, VringBase,
 };
 
 use super::session::Session;
 use crate::backend::Backend;
+use crate::inflight::{record_len, Record};
 use crate::log::DirtyLog;
 use crate::memory::MAX_REGIONS;
 use crate::vring::Vring;
@@ -28,6 +31,7 @@ const PROTOCOL_FEATURES: ProtocolFeatures = ProtocolFeatures::MQ
     .union(ProtocolFeatures::REPLY_ACK)
     .union(ProtocolFeatures::BACKEND_REQ)
     .union(ProtocolFeatures::CONFIG)
+    .union(ProtocolFeatures::INFLIGHT_SHMFD)
     .union(ProtocolFeatures::RESET_DEVICE)
     .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
     .union(ProtocolFeatures::STATUS);
@@ -38,6 +42,7 @@ type Reason = &'static str;
 const NOT_OFFERED: Reason = "a feature that was not offered";
 const NOT_NEGOTIATED: Reason = "its feature was not negotiated";
 const NO_VRING: Reason = "no such vring";
+const BAD_RECORD: Reason = "a record of requests that is too short, misaligned or outside";
 const OUTSIDE: Reason = "memory outside the window, or overlapping";
 
 impl Session {
@@ -88,6 +93,13 @@ impl Session {
             R::SetBackendReqFd(_) => self.backend_channel = true,
             R::SetLogBase(log) => return self.set_log_base(log).map(Some),
             R::SetLogFd(_) => self.log_signal = true,
+            R::GetInflightFd(wanted) => {
+                // Where it is, and of what memory, is the device's affair.
+                let size = record_len(wanted.num_queues(), wanted.queue_size());
+                let inflight = wanted.with_area(size, 0).map_err(|_| BAD_RECORD)?;
+                return Ok(Some(Reply::Inflight(inflight)));
+            }
+            R::SetInflightFd(set) => self.set_inflight(set.inflight())?,
             R::ResetDevice => self.reset_device(backend),
             R::SetStatus(status) => {
                 self.status = status & 0xff;
@@ -129,7 +141,7 @@ impl Session {
                     .get_mut(usize::from(kick.index))
                     .ok_or(NO_VRING)?;
                 if !vring.start(&self.memory, features) {
-                    return Err("the vring has no size or address");
+                    return Err("no size, no address, or no sound record of requests");
                 }
                 vring.polled = kick.fd.is_none();
                 // Kicks may have come before the message.
@@ -212,6 +224,24 @@ impl Session {
             vring.memory_changed(&self.memory);
             *pending = true;
         }
+    }
+
+    /// Vrings that the record has no room for are not recorded. None may run:
+    /// the device takes an older record away.
+    fn set_inflight(&mut self, inflight: &Inflight) -> Result<(), Reason> {
+        let window = self.memory.window();
+        let mut records = Vec::new();
+        for (index, _) in (0..inflight.num_queues()).zip(&self.vrings) {
+            records.push(Record::new(window, inflight, index).ok_or(BAD_RECORD)?);
+        }
+        if self.vrings.iter().any(Vring::is_started) {
+            return Err("a vring runs");
+        }
+        let mut records = records.into_iter();
+        for vring in &mut self.vrings {
+            vring.record = records.next();
+        }
+        Ok(())
     }
 
     fn set_vring_addr(&mut self, address: VringAddr) -> Result<(), Reason> {

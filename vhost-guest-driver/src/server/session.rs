@@ -98,6 +98,11 @@ impl Session {
         self.vrings.iter().any(|v| v.polled && v.is_active())
     }
 
+    /// How many requests of an earlier backend can be handled now.
+    pub fn resubmits(&self) -> usize {
+        self.vrings.iter().map(Vring::resubmits).sum()
+    }
+
     /// The vring, if it is its turn.
     pub fn take_turn(&mut self, index: u16, kicked: bool) -> Option<(&mut Vring, &Memory)> {
         let index = usize::from(index);

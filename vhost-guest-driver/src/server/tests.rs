@@ -4,6 +4,7 @@
 
 //! A frontend, the scripted device, and a server between them.
 
+mod inflight;
 mod lifecycle;
 mod messages;
 mod migration;
@@ -125,6 +126,7 @@ impl Setup {
         self.send(&Request::SetProtocolFeatures(
             ProtocolFeatures::REPLY_ACK
                 | ProtocolFeatures::LOG_SHMFD
+                | ProtocolFeatures::INFLIGHT_SHMFD
                 | ProtocolFeatures::MQ
                 | ProtocolFeatures::CONFIG
                 | ProtocolFeatures::BACKEND_REQ

@@ -4,7 +4,7 @@
 
 //! What a backend sees of a vring.
 
-use super::{Chain, Vring};
+use super::{Chain, RingFault, Vring};
 use crate::memory::Memory;
 
 /// The requests of a vring, for one turn of
@@ -32,15 +32,28 @@ impl<'m> Ring<'m> {
 
     /// Takes the next request; `None` if there is none, or if the turn is
     /// over.
+    ///
+    /// If the frontend wants requests to be recorded (`INFLIGHT_SHMFD`), a
+    /// request that is taken and not completed comes again after a crash.
     pub fn next_chain(&mut self) -> Option<Chain<'m>> {
         self.budget = self.budget.checked_sub(1)?;
         if !self.vring.is_active() {
             return None;
         }
-        let head = self.vring.pop();
-        let head = self.vring.note(head)??;
+        let (head, again) = match self.vring.resubmit.pop_front() {
+            Some(head) => (head, true),
+            None => {
+                let head = self.vring.pop();
+                (self.vring.note(head)??, false)
+            }
+        };
         let chain = Chain::walk(self.vring, self.memory, head);
-        self.vring.note(chain)
+        let chain = self.vring.note(chain)?;
+        if let Some(record) = self.vring.record.as_mut().filter(|_| !again) {
+            let taken = record.take(head).map_err(RingFault::from);
+            self.vring.note(taken)?;
+        }
+        Some(chain)
     }
 
     /// Gives a request back to the frontend's guest, of which the first
