@@ -99,7 +99,10 @@ impl Shared {
     fn pump(&self) {
         while !self.stop.load(Ordering::SeqCst) {
             for token in self.events.wait(None) {
-                if let Some(message) = lock(&self.sources).take(token) {
+                // Locked until it has arrived: who disarms a source and then
+                // takes the client's eventfd away loses nothing.
+                let sources = lock(&self.sources);
+                if let Some(message) = sources.take(token) {
                     self.raise(message);
                     self.pumped.fetch_add(1, Ordering::Relaxed);
                 }
