@@ -266,6 +266,25 @@ fn takes_everything_from_the_guest_at_a_reset() {
 }
 
 #[test]
+fn takes_everything_back_when_the_client_leaves() {
+    let program = Program::start();
+    let vmm = Vmm::new(program.client());
+    let guest = Guest::boot(&vmm);
+    let frontend = start_frontend(&program.frontend_socket());
+    let place = find_memory(&vmm).unwrap();
+    // Without a word, as when it crashes: nobody resets the device.
+    vmm.client().shutdown().unwrap();
+    let mut function = program.join();
+    assert!(frontend.connection.get_features().is_err());
+    assert_eq!(function.memory_regions(), 0);
+    function.region_write(CONFIG, 4, &[2, 0]).unwrap();
+    let mut seen = [0; 8];
+    function.region_read(4, place + MARK.0, &mut seen).unwrap();
+    assert_eq!(seen, [0xFF; 8]);
+    drop(guest);
+}
+
+#[test]
 fn refuses_frontend_memory_that_could_be_truncated() {
     let program = Program::start();
     let vmm = Vmm::new(program.client());

@@ -160,28 +160,34 @@ impl Vmm {
         data
     }
 
+    fn bus_read(&self, region: u32, offset: u64, data: &mut [u8]) {
+        if self.client().region_read(region, offset, data).is_err() {
+            data.fill(0xFF);
+        }
+    }
+
     pub fn write(&self, region: u32, offset: u64, data: &[u8]) {
         self.client().region_write(region, offset, data).unwrap();
     }
 }
 
+/// When the server is gone it is as if nothing were plugged in.
 impl Bus for Vmm {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
-        let (region, offset) = (VFIO_PCI_CONFIG_REGION_INDEX, offset.into());
-        self.client().region_read(region, offset, data).unwrap();
+        self.bus_read(VFIO_PCI_CONFIG_REGION_INDEX, offset.into(), data);
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
-        self.write(VFIO_PCI_CONFIG_REGION_INDEX, offset.into(), data);
+        let (region, offset) = (VFIO_PCI_CONFIG_REGION_INDEX, offset.into());
+        let _ = self.client().region_write(region, offset, data);
     }
 
     fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        let mut client = self.client();
-        client.region_read(bar.into(), offset, data).unwrap();
+        self.bus_read(bar.into(), offset, data);
     }
 
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        self.write(bar.into(), offset, data);
+        let _ = self.client().region_write(bar.into(), offset, data);
     }
 }
 
