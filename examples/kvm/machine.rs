@@ -131,6 +131,7 @@ impl Machine {
             doorbells: self.doorbells.clone(),
             window: Arc::new(Window::new(Arc::clone(&self.vm), window, slots)?),
             memory: Arc::clone(&self.memory),
+            translator: None,
             notifier: None,
             thread_hook: None,
         };

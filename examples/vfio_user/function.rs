@@ -70,6 +70,7 @@ impl Function {
             doorbells: Arc::new(Doorbells),
             window: window.clone(),
             memory: memory.clone(),
+            translator: None,
             notifier: None,
             thread_hook: None,
         };

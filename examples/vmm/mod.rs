@@ -84,6 +84,7 @@ impl Machine {
             doorbells: doorbells.clone(),
             window: arena.clone(),
             memory: ram.clone(),
+            translator: None,
             notifier: None,
             thread_hook: None,
         };

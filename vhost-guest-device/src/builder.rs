@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use rustix::process::{getrlimit, Resource};
 use vhost_guest_vmm_traits::{
-    DeviceNotifier, InterruptManager, IoEventFdRegistrar, SharedMemoryMapper, ThreadHook,
+    AddressTranslator, DeviceNotifier, InterruptManager, IoEventFdRegistrar, SharedMemoryMapper,
+    ThreadHook,
 };
 use vm_memory::GuestAddressSpace;
 
@@ -41,6 +42,9 @@ pub struct Services<M> {
     pub window: Arc<dyn SharedMemoryMapper>,
     /// The guest's memory, in which the device's own queues are.
     pub memory: M,
+    /// Translates the addresses in the device's own queues, if a virtual IOMMU
+    /// is in front of the device: it then offers `VIRTIO_F_ACCESS_PLATFORM`.
+    pub translator: Option<Arc<dyn AddressTranslator>>,
     /// Hears of faults, if the VMM wants to.
     pub notifier: Option<Arc<dyn DeviceNotifier>>,
     /// Runs first in each thread of the device.

@@ -31,6 +31,7 @@ use vhost_guest_vmm_traits::{DeviceNotifier, SharedMemoryMapper};
 use vm_memory::GuestAddressSpace;
 
 use crate::builder::{Options, Services, MEMORY_SLOTS};
+use crate::driver_memory::DriverMemory;
 use crate::fd::{FdKinds, Pump, Reaper, Signaller};
 use crate::inflight::InflightMemory;
 use crate::journal::Journal;
@@ -51,7 +52,7 @@ const MAX_QUEUE_SIZE: u16 = 128;
 pub(crate) struct Device<M> {
     pub registers: Registers,
     pub memory: Memory,
-    pub guest: M,
+    pub guest: DriverMemory<M>,
     pub queues: Queues,
     pub connection: Option<Connection>,
     pub journal: Journal,
@@ -104,7 +105,7 @@ impl<M: GuestAddressSpace> Device<M> {
             ..Limits::default()
         };
         let registers = Registers::new(
-            &setup(options, &limits),
+            &setup(options, &limits, services.translator.is_some()),
             services.interrupts,
             services.doorbells,
             signaller,
@@ -118,7 +119,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let mut device = Self {
             registers,
             memory,
-            guest: services.memory,
+            guest: DriverMemory::new(services.memory, services.translator),
             queues: Queues::default(),
             connection: None,
             journal: Journal::new(),
@@ -179,7 +180,7 @@ impl<M: GuestAddressSpace> Device<M> {
 }
 
 /// What the registers show.
-fn setup(options: &Options, limits: &Limits) -> Setup {
+fn setup(options: &Options, limits: &Limits, translated: bool) -> Setup {
     Setup {
         properties: Properties {
             max_vhost_queues: options.queues,
@@ -196,6 +197,6 @@ fn setup(options: &Options, limits: &Limits) -> Setup {
         },
         max_queue_size: MAX_QUEUE_SIZE,
         window_size: options.window_size,
-        features: feature::offered(false),
+        features: feature::offered(translated),
     }
 }

@@ -47,8 +47,15 @@ use crate::worker::{lock, Shared, Worker};
 /// #     memory: GuestMemoryAtomic<GuestMemoryMmap>,
 /// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let listener = UnixListener::bind("/run/disk.sock")?;
-/// let services =
-///     Services { interrupts, doorbells, window, memory, notifier: None, thread_hook: None };
+/// let services = Services {
+///     interrupts,
+///     doorbells,
+///     window,
+///     memory,
+///     translator: None,
+///     notifier: None,
+///     thread_hook: None,
+/// };
 /// let function: VhostGuest<_> = Builder::new(listener)
 ///     .queues(4)
 ///     .window_size(8 << 30)

@@ -49,6 +49,7 @@
 mod builder;
 mod device;
 mod doorbells;
+mod driver_memory;
 mod error;
 mod fd;
 mod function;

@@ -96,12 +96,26 @@ impl MessageQueue {
             Fault::guest(format_args!("queue {index}: available ring: {error}"))
         })?;
         let Some(chain) = avail.next() else {
-            return Ok(None);
+            return self.check_next(memory).map(|()| None);
         };
         let head = chain.head_index();
         check_chain(chain, memory, writable)
             .map(|pieces| Some(Reserved { head, pieces }))
             .map_err(|what| Fault::guest(format_args!("queue {index}: {what}")))
+    }
+
+    /// virtio-queue takes an available ring that it cannot read for an empty
+    /// one.
+    fn check_next<M: GuestMemory>(&self, memory: &M) -> Result<(), Fault> {
+        let slot = self.queue.next_avail().checked_rem(self.queue.size());
+        let offset = 4 + 2 * u64::from(slot.unwrap_or(0));
+        let address = self.queue.avail_ring().checked_add(offset);
+        let found = address
+            .is_some_and(|address| memory.check_range(GuestAddress(address), 2, Permissions::Read));
+        match found {
+            true => Ok(()),
+            false => Err(self.fault("the available ring is not in memory")),
+        }
     }
 
     /// Reserves a device-writable buffer for a message, if there is one.

@@ -63,8 +63,8 @@ impl<M: GuestAddressSpace> Device<M> {
             return Ok(());
         };
         let event_idx = self.registers.features() & feature::EVENT_IDX != 0;
-        let memory = self.guest.memory();
-        let queue = MessageQueue::open(index, MAX_QUEUE_SIZE, rings, event_idx, &*memory)?;
+        let memory = self.guest.view(self.registers.features());
+        let queue = MessageQueue::open(index, MAX_QUEUE_SIZE, rings, event_idx, &memory)?;
         self.queues.open(index, queue);
         Ok(())
     }

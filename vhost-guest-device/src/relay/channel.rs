@@ -73,11 +73,11 @@ impl<M: GuestAddressSpace> Device<M> {
             return Ok(Step::Idle);
         }
         let mut message = Vec::new();
-        let memory = self.guest.memory();
+        let memory = self.guest.view(self.registers.features());
         let limit = self.limits.max_message_size;
         let taken = self
             .queues
-            .take(CHANNEL_REQUESTS, &*memory, limit, &mut message)?;
+            .take(CHANNEL_REQUESTS, &memory, limit, &mut message)?;
         let Some(interrupt) = taken else {
             return Ok(Step::Idle);
         };
@@ -139,8 +139,8 @@ impl<M: GuestAddressSpace> Device<M> {
             return Ok(Step::Idle);
         }
         if connection.reply_buffer.is_none() {
-            let memory = self.guest.memory();
-            connection.reply_buffer = self.queues.reserve(CHANNEL_REPLIES, &*memory)?;
+            let memory = self.guest.view(self.registers.features());
+            connection.reply_buffer = self.queues.reserve(CHANNEL_REPLIES, &memory)?;
         }
         if connection.reply_buffer.is_none() {
             return Ok(Step::Idle);
@@ -189,10 +189,10 @@ impl<M: GuestAddressSpace> Device<M> {
         let length = reply.encode(*code, false, Endian::NATIVE, &mut message);
         let length = length.map_err(Fault::frontend)?;
         let message = message.get(..length).unwrap_or_default();
-        let memory = self.guest.memory();
+        let memory = self.guest.view(self.registers.features());
         if self
             .queues
-            .deliver(CHANNEL_REPLIES, &*memory, buffer, message)?
+            .deliver(CHANNEL_REPLIES, &memory, buffer, message)?
         {
             self.registers.signal_queue(CHANNEL_REPLIES);
         }

@@ -37,9 +37,9 @@ impl<M: GuestAddressSpace> Device<M> {
             return Ok(Step::Moved);
         }
         let mut message = Vec::new();
-        let memory = self.guest.memory();
+        let memory = self.guest.view(self.registers.features());
         let limit = self.limits.max_message_size;
-        let taken = self.queues.take(REPLIES, &*memory, limit, &mut message)?;
+        let taken = self.queues.take(REPLIES, &memory, limit, &mut message)?;
         let Some(interrupt) = taken else {
             return Ok(Step::Idle);
         };

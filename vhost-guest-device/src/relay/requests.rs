@@ -67,8 +67,8 @@ impl<M: GuestAddressSpace> Device<M> {
             return Ok(false);
         }
         if connection.request_buffer.is_none() {
-            let memory = self.guest.memory();
-            connection.request_buffer = self.queues.reserve(REQUESTS, &*memory)?;
+            let memory = self.guest.view(self.registers.features());
+            connection.request_buffer = self.queues.reserve(REQUESTS, &memory)?;
         }
         Ok(connection.request_buffer.is_some())
     }
@@ -207,8 +207,8 @@ impl<M: GuestAddressSpace> Device<M> {
             return Ok(());
         };
         let message = request.to_vec(need_reply, Endian::NATIVE);
-        let memory = self.guest.memory();
-        if self.queues.deliver(REQUESTS, &*memory, buffer, &message)? {
+        let memory = self.guest.view(self.registers.features());
+        if self.queues.deliver(REQUESTS, &memory, buffer, &message)? {
             self.registers.signal_queue(REQUESTS);
         }
         Ok(())

@@ -47,10 +47,10 @@ impl<M: GuestAddressSpace> Device<M> {
             return Ok(Step::Idle);
         }
         let mut chunk = Vec::new();
-        let memory = self.guest.memory();
+        let memory = self.guest.view(self.registers.features());
         let taken = self
             .queues
-            .take(MIGRATION_SAVE, &*memory, most, &mut chunk)?;
+            .take(MIGRATION_SAVE, &memory, most, &mut chunk)?;
         let Some(interrupt) = taken else {
             return Ok(Step::Idle);
         };
@@ -77,8 +77,8 @@ impl<M: GuestAddressSpace> Device<M> {
             // A used buffer of length 0 is the end.
             Next::End => &[],
         };
-        let memory = self.guest.memory();
-        let Some(buffer) = self.queues.reserve(MIGRATION_LOAD, &*memory)? else {
+        let memory = self.guest.view(self.registers.features());
+        let Some(buffer) = self.queues.reserve(MIGRATION_LOAD, &memory)? else {
             return Ok(Step::Idle);
         };
         let room = buffer.capacity().min(most);
@@ -87,7 +87,7 @@ impl<M: GuestAddressSpace> Device<M> {
             return Err(Fault::guest("a buffer for device state has no room"));
         }
         let now = bytes.get(..room).unwrap_or(bytes);
-        let interrupt = self.queues.deliver(MIGRATION_LOAD, &*memory, buffer, now)?;
+        let interrupt = self.queues.deliver(MIGRATION_LOAD, &memory, buffer, now)?;
         let moved = now.len();
         stream.loaded(moved);
         if interrupt {

@@ -22,4 +22,5 @@ mod requests;
 mod rig;
 mod session;
 mod siege;
+mod translation;
 mod vmm_faults;

@@ -23,6 +23,7 @@ use rustix::net::{
 };
 use vhost_guest_msg::{Endian, FrontendRequest, ProtocolFeatures, VirtioFeatures};
 use vhost_guest_vmm_traits::test_utils::TestVmm;
+use vhost_guest_vmm_traits::AddressTranslator;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::builder::{Builder, Services};
@@ -77,6 +78,8 @@ pub(crate) struct Rig {
     pub(crate) features: u64,
     /// Buffers that the guest posts when it starts, by queue.
     pub(crate) posts: [u16; 4],
+    /// What the guest calls its physical address 0.
+    pub(crate) iova: u64,
     /// The VMM may fail to move a BAR.
     pub(crate) vmm_fails: bool,
     path: PathBuf,
@@ -120,6 +123,14 @@ impl Rig {
     }
 
     pub(crate) fn with(choose: impl FnOnce(Builder) -> Builder) -> Self {
+        Self::translated(None, choose)
+    }
+
+    /// One with a virtual IOMMU in front of the device.
+    pub(crate) fn translated(
+        translator: Option<Arc<dyn AddressTranslator>>,
+        choose: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("vhost-guest-{}-{number}.sock", std::process::id());
@@ -138,6 +149,7 @@ impl Rig {
             doorbells: vmm.clone(),
             window: vmm.clone(),
             memory: memory.clone(),
+            translator,
             notifier: Some(vmm.clone()),
             thread_hook: None,
         };
@@ -148,6 +160,7 @@ impl Rig {
             memory,
             features: feature::VERSION_1,
             posts: [QUEUE_SIZE / 2, 0, QUEUE_SIZE / 2, 0],
+            iova: 0,
             vmm_fails: false,
             path,
             indices: [(0, 0); 6],
@@ -258,6 +271,7 @@ impl Rig {
         self.write(COMMON + 0x18, &QUEUE_SIZE.to_le_bytes());
         self.write(COMMON + 0x1A, &(1 + queue).to_le_bytes());
         for (register, address) in [(0x20, at.descriptors), (0x28, at.avail), (0x30, at.used)] {
+            let address = self.iova + address;
             self.write(COMMON + register, &(address as u32).to_le_bytes());
             self.write(
                 COMMON + register + 4,
@@ -280,7 +294,7 @@ impl Rig {
         let (avail_idx, _) = &mut self.indices[usize::from(queue)];
         let slot = *avail_idx % QUEUE_SIZE;
         let mut descriptor = Vec::new();
-        descriptor.extend(address.to_le_bytes());
+        descriptor.extend((self.iova.wrapping_add(address)).to_le_bytes());
         descriptor.extend(length.to_le_bytes());
         descriptor.extend(flags.to_le_bytes());
         descriptor.extend(next.to_le_bytes());
