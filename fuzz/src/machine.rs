@@ -58,6 +58,7 @@ impl Machine {
             doorbells: vmm.clone(),
             window: vmm.clone(),
             memory: memory.clone(),
+            translator: None,
             notifier: Some(vmm.clone()),
             thread_hook: Some(threads.clone()),
         };
