@@ -169,20 +169,58 @@ impl Builder {
     where
         M: GuestAddressSpace + Send + 'static,
     {
-        let options = self.options;
-        if !(1..=MAX_VHOST_QUEUES).contains(&options.queues) {
-            return Err(BuildError::Queues(options.queues));
+        self.options.check()?;
+        VhostGuest::start(self.listener, &self.options, services, true)
+    }
+
+    /// Makes a device without a thread for its messages: an event loop of the
+    /// VMM's waits for [`VhostGuest::event_fd`] and calls
+    /// [`VhostGuest::process_events`]. Threads for what a peer can delay
+    /// (closing its descriptors, signalling its eventfds) are there as ever.
+    ///
+    /// ```no_run
+    /// # use vhost_guest_device::{BuildError, Builder, Services, VhostGuest};
+    /// # use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+    /// # type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+    /// # fn plug(builder: Builder, services: Services<Memory>) -> Result<(), BuildError> {
+    /// use std::os::fd::AsFd;
+    ///
+    /// let function: VhostGuest<Memory> = builder.build_without_thread(services)?;
+    /// loop {
+    ///     // … epoll, with other descriptors; then, if this one is readable:
+    /// #   let _ = function.event_fd().as_fd();
+    ///     function.process_events();
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`BuildError`].
+    pub fn build_without_thread<M>(self, services: Services<M>) -> Result<VhostGuest<M>, BuildError>
+    where
+        M: GuestAddressSpace + Send + 'static,
+    {
+        self.options.check()?;
+        VhostGuest::start(self.listener, &self.options, services, false)
+    }
+}
+
+impl Options {
+    /// Whether a device can be like this.
+    fn check(&self) -> Result<(), BuildError> {
+        if !(1..=MAX_VHOST_QUEUES).contains(&self.queues) {
+            return Err(BuildError::Queues(self.queues));
         }
-        if !options.window_size.is_power_of_two() || options.window_size < MIN_WINDOW {
-            return Err(BuildError::WindowSize(options.window_size));
+        if !self.window_size.is_power_of_two() || self.window_size < MIN_WINDOW {
+            return Err(BuildError::WindowSize(self.window_size));
         }
-        if let Some(size) = options.migration {
+        if let Some(size) = self.migration {
             if !MIGRATION_MESSAGE_SIZES.contains(&size) {
                 return Err(BuildError::MigrationMessageSize(size));
             }
         }
-        check_descriptor_limit(options.queues, getrlimit(Resource::Nofile).current)?;
-        VhostGuest::start(self.listener, &options, services)
+        check_descriptor_limit(self.queues, getrlimit(Resource::Nofile).current)
     }
 }
 
@@ -203,6 +241,9 @@ fn check_descriptor_limit(queues: u16, limit: Option<u64>) -> Result<(), BuildEr
 
 #[cfg(test)]
 mod tests {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -211,5 +252,24 @@ mod tests {
         assert!(check_descriptor_limit(256, None).is_ok());
         let error = check_descriptor_limit(256, Some(1024)).unwrap_err();
         assert!(error.to_string().contains("1309"), "{error}");
+    }
+
+    #[test]
+    fn refuses_sizes_of_migration_messages_that_help_nobody() {
+        let name = format!("vhost-guest-{}-options", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let socket = UnixListener::bind_addr(&address).unwrap();
+        let (_, mut options) = Builder::new(socket).into_parts();
+        options.check().unwrap();
+        for (size, right) in [
+            (0, false),
+            (4095, false),
+            (4096, true),
+            (1 << 20, true),
+            (u32::MAX, false),
+        ] {
+            options.migration = Some(size);
+            assert_eq!(options.check().is_ok(), right, "{size}");
+        }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +17,7 @@ use crate::builder::{Options, Services};
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::pci::{BarMove, BarSpec};
+use crate::poller;
 use crate::statistics::Statistics;
 use crate::worker::{lock, Shared, Worker};
 
@@ -25,7 +26,8 @@ use crate::worker::{lock, Shared, Worker};
 ///
 /// The VMM routes configuration and BAR accesses of the guest's here, moves
 /// BARs, and reports memory faults. Everything else happens in the device's
-/// own thread, in the kernel, or in the guest.
+/// own thread, in the kernel, or in the guest. A VMM with an event loop may
+/// take the thread's place: [`Builder::build_without_thread`](crate::Builder::build_without_thread).
 ///
 /// All methods may be called from any thread. None of them waits for the
 /// frontend or the guest.
@@ -72,7 +74,9 @@ use crate::worker::{lock, Shared, Worker};
 /// ```
 pub struct VhostGuest<M: GuestAddressSpace> {
     device: Shared<M>,
-    worker: Worker,
+    /// Absent if the VMM's event loop does its work.
+    worker: Option<Worker>,
+    events: OwnedFd,
     bars: [BarSpec; 3],
     interrupts: Arc<dyn InterruptManager>,
     doorbells: Arc<dyn IoEventFdRegistrar>,
@@ -80,10 +84,12 @@ pub struct VhostGuest<M: GuestAddressSpace> {
 }
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
+    /// Makes the device, and starts its thread if `with_thread`.
     pub(crate) fn start(
         listener: UnixListener,
         options: &Options,
         services: Services<M>,
+        with_thread: bool,
     ) -> Result<Self, BuildError> {
         let interrupts = Arc::clone(&services.interrupts);
         let doorbells = Arc::clone(&services.doorbells);
@@ -92,10 +98,15 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         let device = Device::new(listener, options, services)?;
         let bars = device.registers.bars();
         let device = Arc::new(Mutex::new(device));
-        let worker = Worker::start(&device, hook)?;
+        let events = lock(&device).poller_fd()?;
+        let worker = match with_thread {
+            true => Some(Worker::start(&device, hook)?),
+            false => None,
+        };
         Ok(Self {
             device,
             worker,
+            events,
             bars,
             interrupts,
             doorbells,
@@ -171,6 +182,32 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         lock(&self.device).revoke();
     }
 
+    /// Readable when the device has work to do, for the event loop of a VMM
+    /// that used [`Builder::build_without_thread`](crate::Builder::build_without_thread): register it for reading,
+    /// level-triggered, and call [`process_events`](Self::process_events).
+    ///
+    /// It is an epoll descriptor, valid as long as the device.
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// Does the work that is there, as the device's thread would.
+    ///
+    /// It does a bounded piece and never blocks;
+    /// [`event_fd`](Self::event_fd) stays readable if there is more. Without
+    /// anything to do it returns at once.
+    pub fn process_events(&self) {
+        let waited = poller::wait(self.events.as_fd(), false);
+        if matches!(&waited, Ok(ready) if ready.is_empty()) {
+            return;
+        }
+        let mut device = lock(&self.device);
+        match waited {
+            Ok(ready) => device.turn(&ready),
+            Err(error) => device.die(error),
+        }
+    }
+
     /// What the device has done so far.
     pub fn statistics(&self) -> Statistics {
         lock(&self.device).statistics
@@ -180,6 +217,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// included.
     pub fn fds_to_keep(&self) -> Vec<RawFd> {
         let mut fds = lock(&self.device).own_fds();
+        fds.push(self.events.as_raw_fd());
         fds.extend(self.interrupts.fds_to_keep());
         fds.extend(self.doorbells.fds_to_keep());
         fds.extend(self.window.fds_to_keep());
@@ -190,7 +228,9 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
 impl<M: GuestAddressSpace> Drop for VhostGuest<M> {
     fn drop(&mut self) {
         lock(&self.device).stop();
-        self.worker.join();
+        if let Some(worker) = &mut self.worker {
+            worker.join();
+        }
     }
 }
 

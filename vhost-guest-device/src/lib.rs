@@ -29,7 +29,7 @@
 //!
 //! | thread | does | can a peer delay it? |
 //! |---|---|---|
-//! | `vhost-guest` | messages, one bounded turn at a time | no |
+//! | `vhost-guest`, or the VMM's event loop | messages, one bounded turn at a time | no |
 //! | reapers | close descriptors that a frontend sent | yes, and nothing waits for them |
 //! | signallers | write to eventfds that a frontend sent | yes, and nothing waits for them |
 //! | pumps | move device state through a frontend's pipe, with [`Builder::migration`] | yes, and nothing waits for them |

@@ -7,6 +7,7 @@
 mod channel;
 mod conformance;
 mod device_state;
+mod event_loop;
 mod hostile_descriptors;
 mod hostile_flow;
 mod hostile_frontend;

@@ -1,0 +1,125 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The device in an event loop of the VMM's.
+
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use super::rig::NEEDS_RESET;
+use crate::builder::{Builder, Services};
+use crate::function::VhostGuest;
+use crate::pci::bars::{COMMON, DEVICE};
+
+type Function = VhostGuest<Arc<GuestMemoryMmap>>;
+
+const STATUS: u64 = COMMON + 0x14;
+
+struct Vmm {
+    function: Function,
+    vmm: Arc<TestVmm>,
+    address: SocketAddr,
+}
+
+fn vmm(name: &str) -> Vmm {
+    let name = format!("vhost-guest-{}-{name}", std::process::id());
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
+    let vmm = Arc::new(TestVmm::new());
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let services = Services {
+        interrupts: vmm.clone(),
+        doorbells: vmm.clone(),
+        window: vmm.clone(),
+        memory: Arc::new(memory),
+        translator: None,
+        notifier: None,
+        thread_hook: Some(vmm.clone()),
+    };
+    let builder = Builder::new(listener).queues(1).device_type(2);
+    let function = builder.build_without_thread(services).unwrap();
+    Vmm {
+        function,
+        vmm,
+        address,
+    }
+}
+
+fn is_ready(function: &Function) -> bool {
+    let event_fd = function.event_fd();
+    let mut fds = [PollFd::new(&event_fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+}
+
+/// What a VMM's event loop does.
+fn run(function: &Function) {
+    while is_ready(function) {
+        function.process_events();
+    }
+}
+
+fn read(function: &Function, offset: u64) -> u8 {
+    let mut data = [0];
+    function.bar_read(0, offset, &mut data);
+    data[0]
+}
+
+/// A driver without queues, which is enough to be connected.
+fn start(function: &Function) {
+    let _ = function.config_write(0x04, &6u16.to_le_bytes());
+    for status in [0, 1, 3] {
+        function.bar_write(0, STATUS, &[status]);
+    }
+    function.bar_write(0, COMMON + 8, &1u32.to_le_bytes());
+    function.bar_write(0, COMMON + 12, &1u32.to_le_bytes());
+    function.bar_write(0, STATUS, &[11]);
+    function.bar_write(0, STATUS, &[15]);
+    function.bar_write(0, DEVICE + 34, &[1]);
+}
+
+#[test]
+fn works_when_it_is_told_to_and_not_before() {
+    let Vmm {
+        function, address, ..
+    } = vmm("loop");
+    assert!(!is_ready(&function));
+    function.process_events();
+    for _ in 0..2 {
+        start(&function);
+        run(&function);
+        let frontend = UnixStream::connect_addr(&address).unwrap();
+        assert!(is_ready(&function));
+        assert_eq!(read(&function, DEVICE + 34), 1, "a thread was there");
+        run(&function);
+        assert_eq!(read(&function, DEVICE + 34), 3);
+        drop(frontend);
+        assert!(is_ready(&function));
+        run(&function);
+        assert_ne!(read(&function, STATUS) & NEEDS_RESET, 0);
+    }
+}
+
+#[test]
+fn has_threads_only_for_what_can_block() {
+    let Vmm { vmm, .. } = vmm("threads");
+    let worker = Call::ThreadStarted {
+        name: crate::worker::NAME.to_owned(),
+    };
+    let calls = vmm.calls();
+    assert!(!calls.contains(&worker), "{calls:?}");
+    assert!(!calls.is_empty());
+}
+
+#[test]
+fn a_jail_keeps_the_event_descriptor() {
+    let Vmm { function, .. } = vmm("jail");
+    let event_fd = function.event_fd().as_raw_fd();
+    assert!(function.fds_to_keep().contains(&event_fd));
+}
