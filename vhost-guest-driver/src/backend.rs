@@ -52,7 +52,10 @@ pub trait Backend {
     /// The features of the device type that the backend offers.
     ///
     /// The server adds those of rings and of the protocol: VERSION_1,
-    /// RING_INDIRECT_DESC, RING_EVENT_IDX and PROTOCOL_FEATURES.
+    /// RING_INDIRECT_DESC, RING_EVENT_IDX, PROTOCOL_FEATURES and LOG_ALL.
+    /// ACCESS_PLATFORM is the backend's to offer: the server then translates
+    /// addresses as the IOMMU of the frontend's guest does, and asks the
+    /// frontend for what it does not know.
     fn features(&self) -> VirtioFeatures;
 
     /// The features that the frontend acknowledged, a subset of those

@@ -63,6 +63,8 @@ pub struct Blk {
     id: [u8; ID_LEN],
     /// The driver flushes when it wants to.
     flushes: bool,
+    /// The guest may have an IOMMU in front of the disk.
+    access_platform: bool,
     buffer: Vec<u8>,
 }
 
@@ -84,6 +86,7 @@ impl Blk {
             queues: 1,
             id: *b"vhost-guest\0\0\0\0\0\0\0\0\0",
             flushes: false,
+            access_platform: false,
             buffer: Vec::new(),
         })
     }
@@ -92,6 +95,14 @@ impl Blk {
     #[must_use]
     pub fn with_queues(mut self, queues: u16) -> Self {
         self.queues = queues.max(1);
+        self
+    }
+
+    /// For guests that have an IOMMU in front of the disk: offers
+    /// VIRTIO_F_ACCESS_PLATFORM.
+    #[must_use]
+    pub fn with_access_platform(mut self) -> Self {
+        self.access_platform = true;
         self
     }
 
@@ -143,7 +154,10 @@ impl Backend for Blk {
 
     fn features(&self) -> VirtioFeatures {
         let access = if self.read_only { F_RO } else { F_WRITE_ZEROES };
-        VirtioFeatures::from_bits_retain(F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_MQ | access)
+        let bits = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_MQ | access;
+        let mut features = VirtioFeatures::from_bits_retain(bits);
+        features.set(VirtioFeatures::ACCESS_PLATFORM, self.access_platform);
+        features
     }
 
     fn set_features(&mut self, features: VirtioFeatures) {

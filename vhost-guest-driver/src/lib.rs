@@ -54,6 +54,7 @@ mod fake;
 #[cfg(test)]
 mod fake_ring;
 mod inflight;
+mod iotlb;
 mod log;
 mod memory;
 mod pci;

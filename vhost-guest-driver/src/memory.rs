@@ -6,8 +6,9 @@
 
 use alloc::vec::Vec;
 
-use vhost_guest_msg::{MemTable, Region};
+use vhost_guest_msg::{IotlbKind, MemTable, Permission, Region};
 
+use crate::iotlb::{Iotlb, Lost, Place};
 use crate::log::DirtyLog;
 use crate::window::Window;
 
@@ -28,6 +29,8 @@ pub struct Memory {
     log: Option<DirtyLog>,
     /// Writes are to be logged.
     logging: bool,
+    /// Vrings and buffers have I/O virtual addresses.
+    iotlb: Option<Iotlb>,
 }
 
 impl Memory {
@@ -37,6 +40,7 @@ impl Memory {
             regions: Vec::new(),
             log: None,
             logging: false,
+            iotlb: None,
         }
     }
 
@@ -89,6 +93,7 @@ impl Memory {
         }
         regions.sort_unstable_by_key(Region::guest_address);
         self.regions = regions;
+        self.forget();
         true
     }
 
@@ -115,6 +120,7 @@ impl Memory {
     pub(crate) fn remove(&mut self, region: &Region) -> bool {
         let key = |r: &Region| (r.guest_address(), r.user_address(), r.size());
         let found = self.regions.iter().position(|r| key(r) == key(region));
+        self.forget();
         found.map(|at| self.regions.remove(at)).is_some()
     }
 
@@ -123,6 +129,86 @@ impl Memory {
         self.regions
             .iter()
             .any(|region| region.find_user(offset, len).is_some())
+    }
+
+    /// SET_FEATURES with or without ACCESS_PLATFORM.
+    pub(crate) fn set_translating(&mut self, translating: bool) {
+        if translating {
+            self.iotlb.get_or_insert_default();
+        } else {
+            self.iotlb = None;
+        }
+    }
+
+    /// Whether addresses are I/O virtual ones.
+    pub(crate) fn translates(&self) -> bool {
+        self.iotlb.is_some()
+    }
+
+    /// Translations may lead to regions that are gone.
+    fn forget(&mut self) {
+        if let Some(iotlb) = &mut self.iotlb {
+            iotlb.invalidate(0, 0);
+        }
+    }
+
+    /// IOTLB_MSG; `None` if it makes no sense. What was lost, or given up,
+    /// may have to be asked for once more: `Some(false)`.
+    pub(crate) fn update(&mut self, entry: &vhost_guest_msg::Iotlb) -> Option<bool> {
+        let iotlb = self.iotlb.as_mut()?;
+        match entry.kind() {
+            IotlbKind::Update => {
+                let (offset, len) = (entry.user_address(), entry.size());
+                let find = |region: &Region| {
+                    let into = region.find_user(offset, len)?;
+                    Some(region.guest_address() + into)
+                };
+                let place = Place {
+                    offset,
+                    address: self.regions.iter().find_map(find)?,
+                    len,
+                };
+                Some(iotlb.update(entry.iova(), place, entry.permission()))
+            }
+            IotlbKind::Invalidate => {
+                iotlb.invalidate(entry.iova(), entry.size());
+                Some(false)
+            }
+            IotlbKind::Miss | IotlbKind::AccessFail => None,
+        }
+    }
+
+    /// Where `address`, which the frontend's guest gave a device, is.
+    pub(crate) fn place(&self, address: u64, permission: Permission) -> Result<Place, Lost> {
+        if let Some(iotlb) = &self.iotlb {
+            return iotlb.find(address, permission);
+        }
+        let (offset, len) = self.translate(address).ok_or(Lost::Nowhere)?;
+        Ok(Place {
+            offset,
+            address,
+            len,
+        })
+    }
+
+    /// The same for `size` bytes, which must lie in one piece.
+    pub(crate) fn place_whole(
+        &self,
+        address: u64,
+        size: u64,
+        permission: Permission,
+    ) -> Result<Place, Lost> {
+        let mut whole = self.place(address, permission)?;
+        while whole.len < size {
+            let next = address.checked_add(whole.len).ok_or(Lost::Nowhere)?;
+            let next = self.place(next, permission)?;
+            let adjoins = whole.offset + whole.len == next.offset;
+            if !adjoins || whole.address + whole.len != next.address {
+                return Err(Lost::Nowhere);
+            }
+            whole.len += next.len;
+        }
+        Ok(whole)
     }
 
     /// Where the guest physical `address` is in the window, and how many

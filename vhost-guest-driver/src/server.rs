@@ -200,6 +200,7 @@ impl<T: Transport, B: Backend> Server<T, B> {
                 true
             }
         };
+        self.ask_translations()?;
         let busy = busy_rings || busy_messages;
         Ok(if busy { Turn::Busy } else { Turn::Idle })
     }
@@ -311,6 +312,18 @@ impl<T: Transport, B: Backend> Server<T, B> {
             self.session.reply_sent();
         }
         Ok(sent)
+    }
+
+    /// Asks for the translations that vrings wait for.
+    fn ask_translations(&mut self) -> Result<(), Error> {
+        while let Some((vring, message)) = self.session.question(self.device.endian()) {
+            if !self.device.send(Outbound::Requests, &message)? {
+                // An interrupt tells when there is room.
+                return Ok(());
+            }
+            self.session.asked(vring);
+        }
+        Ok(())
     }
 
     fn announce_config_change(&mut self) -> Result<(), Error> {

@@ -8,6 +8,7 @@
 //! loaded once, checked, and then used.
 
 mod chain;
+mod notify;
 mod ring;
 
 use core::sync::atomic::{fence, Ordering};
@@ -15,21 +16,18 @@ use core::sync::atomic::{fence, Ordering};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use thiserror::Error;
-use vhost_guest_msg::{VirtioFeatures, VringAddr};
+use vhost_guest_msg::{Permission, VirtioFeatures, VringAddr};
 
 use crate::inflight::Record;
+use crate::iotlb::{Lost, Miss};
 use crate::log::DirtyLog;
 use crate::memory::Memory;
-use crate::queue::need_event;
 use crate::window::{Window, WindowError, Word};
 
 pub use chain::Chain;
 pub use ring::Ring;
 
 use chain::Segment;
-
-const NO_NOTIFY: u16 = 1;
-const NO_INTERRUPT: u16 = 1;
 
 /// How the frontend's guest broke a vring. The vring stays out of use until
 /// the frontend starts it again.
@@ -61,6 +59,9 @@ pub enum RingFault {
     /// The dirty log has no bit for an address that would be written.
     #[error("the dirty log does not reach {0:#x}")]
     Log(u64),
+    /// The record of requests in flight is none that a backend has written.
+    #[error("the record of requests in flight is unsound")]
+    Record,
     /// More pieces of memory, or bytes, than a request may have.
     #[error("a descriptor chain is too long")]
     TooLong,
@@ -69,12 +70,37 @@ pub enum RingFault {
     Memory(#[from] WindowError),
 }
 
+/// Why a request is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Halt {
+    Fault(RingFault),
+    Miss(Miss),
+}
+
+impl Halt {
+    /// It needs `address`.
+    fn new(lost: Lost, address: u64) -> Self {
+        match lost {
+            Lost::Nowhere => Self::Fault(RingFault::Address(address)),
+            Lost::Miss(miss) => Self::Miss(miss),
+        }
+    }
+}
+
+impl<F: Into<RingFault>> From<F> for Halt {
+    fn from(fault: F) -> Self {
+        Self::Fault(fault.into())
+    }
+}
+
 /// Where the three parts of a vring are in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Parts {
     descriptors: u64,
     available: u64,
     used: u64,
+    /// Where the used ring is for the log.
+    log: u64,
 }
 
 /// A vring, with what the frontend has said about it.
@@ -107,6 +133,12 @@ pub(crate) struct Vring {
     /// The frontend wants errors.
     pub err: bool,
     started: bool,
+    /// What is in the ring itself has been looked at since the start.
+    opened: bool,
+    /// The vring waits for a translation.
+    miss: Option<Miss>,
+    /// The last translation that the frontend was asked for.
+    asked: Option<Miss>,
     fault: Option<RingFault>,
     /// Room for the pieces of the next chain.
     spare: Vec<Segment>,
@@ -126,13 +158,11 @@ impl Vring {
     /// SET_VRING_ADDR; `false` if the parts are misaligned or not in the
     /// frontend's memory. A vring that runs moves on there.
     pub fn set_address(&mut self, address: VringAddr, memory: &Memory) -> bool {
-        let Some(parts) = self.locate(&address, memory) else {
+        if self.locate(&address, memory) == Err(Lost::Nowhere) {
             return false;
-        };
-        self.address = Some(address);
-        if self.started {
-            self.place(Some(parts), memory);
         }
+        self.address = Some(address);
+        self.memory_changed(memory);
         true
     }
 
@@ -144,22 +174,39 @@ impl Vring {
         !self.started
     }
 
-    fn locate(&self, address: &VringAddr, memory: &Memory) -> Option<Parts> {
+    fn locate(&self, address: &VringAddr, memory: &Memory) -> Result<Parts, Lost> {
         let num = u64::from(self.num);
         // The event index fields included: a frontend that negotiates them
         // later has room for them, as virtio 1.2 §2.7.2 has it.
         let parts = [
-            (address.descriptor, 16 * num, 16),
-            (address.available, 6 + 2 * num, 2),
-            (address.used, 6 + 8 * num, 4),
+            (address.descriptor, 16 * num, 16, Permission::Read),
+            (address.available, 6 + 2 * num, 2, Permission::Read),
+            (address.used, 6 + 8 * num, 4, Permission::ReadWrite),
         ];
-        let valid = |(offset, len, align): (u64, u64, u64)| {
-            offset.is_multiple_of(align) && memory.has_user(offset, len)
-        };
-        (self.num != 0 && parts.into_iter().all(valid)).then_some(Parts {
-            descriptors: address.descriptor,
-            available: address.available,
-            used: address.used,
+        if num == 0 {
+            return Err(Lost::Nowhere);
+        }
+        let mut offsets = [0; 3];
+        let mut log = address.log;
+        for (slot, (start, len, align, permission)) in offsets.iter_mut().zip(parts) {
+            *slot = start;
+            if memory.translates() {
+                let place = memory.place_whole(start, len, permission)?;
+                // The log's address is an I/O virtual one, too: this one.
+                (*slot, log) = (place.offset, place.address);
+            } else if !memory.has_user(start, len) {
+                return Err(Lost::Nowhere);
+            }
+            if !slot.is_multiple_of(align) {
+                return Err(Lost::Nowhere);
+            }
+        }
+        let [descriptors, available, used] = offsets;
+        Ok(Parts {
+            descriptors,
+            available,
+            used,
+            log,
         })
     }
 
@@ -177,14 +224,6 @@ impl Vring {
         }
     }
 
-    /// The vring is there from now on, and its writes are logged as the
-    /// memory's are. Without a place, or with a log that is still to come, it
-    /// rests.
-    fn place(&mut self, parts: Option<Parts>, memory: &Memory) {
-        self.parts = parts.filter(|_| !memory.awaits_log());
-        self.log = memory.log().cloned();
-    }
-
     /// SET_VRING_KICK: the vring runs from now on, if it is enabled; `false`
     /// if it lacks a size or an address, or the record of its requests is
     /// unsound.
@@ -192,43 +231,55 @@ impl Vring {
         if self.started {
             return true;
         }
-        let parts = self.address.and_then(|a| self.locate(&a, memory));
-        let window = memory.window();
-        let used_idx = parts.and_then(|p| window.load_le::<u16>(p.used + 2).ok());
-        let (Some(parts), Some(used_idx)) = (parts, used_idx) else {
-            return false;
-        };
-        if let Some(record) = &mut self.record {
-            let Ok(taken) = record.open(self.num, used_idx) else {
-                return false;
-            };
-            if let Some(taken) = taken {
-                // What was neither used nor taken is still available. The
-                // base that the frontend has sent does not count what was
-                // taken. As many as descriptors: 16 bits.
-                self.next_avail = used_idx.wrapping_add(taken.len() as u16);
-                self.resubmit = taken;
-            }
-        }
-        self.window = Some(window.clone());
-        self.place(Some(parts), memory);
-        // What was used before a backend went away is in the ring.
-        self.used_idx = used_idx;
         self.called_idx = None;
         self.features = features;
         self.fault = None;
         self.started = true;
-        true
+        self.window = Some(memory.window().clone());
+        self.memory_changed(memory);
+        // It may have to wait for its place.
+        let placed = self.opened || self.miss.is_some();
+        let started = placed && self.fault.is_none();
+        if !started {
+            let call = self.call;
+            self.stop();
+            self.call = call;
+        }
+        started
+    }
+
+    /// Looks at what an earlier backend left in the ring.
+    fn open(&mut self, parts: Parts) -> Result<(), RingFault> {
+        let Some(window) = &self.window else {
+            return Ok(());
+        };
+        // What was used before a backend went away is in the ring.
+        self.used_idx = window.load_le(parts.used + 2)?;
+        if let Some(record) = &mut self.record {
+            let taken = record.open(self.num, self.used_idx);
+            if let Some(taken) = taken.map_err(|_| RingFault::Record)? {
+                // What was neither used nor taken is still available. The
+                // base that the frontend has sent does not count what was
+                // taken. As many as descriptors: 16 bits.
+                self.next_avail = self.used_idx.wrapping_add(taken.len() as u16);
+                self.resubmit = taken;
+            }
+        }
+        self.opened = true;
+        Ok(())
     }
 
     /// Whether there may be something to do.
     pub fn is_active(&self) -> bool {
-        self.started && self.enabled && self.parts.is_some() && self.fault.is_none()
+        let able = self.fault.is_none() && self.miss.is_none();
+        self.started && self.enabled && self.parts.is_some() && able
     }
 
     /// GET_VRING_BASE: the vring stops; returns where it would go on.
     pub fn stop(&mut self) -> u16 {
         self.started = false;
+        self.opened = false;
+        (self.miss, self.asked) = (None, None);
         self.resubmit.clear();
         self.parts = None;
         self.window = None;
@@ -256,13 +307,59 @@ impl Vring {
         self.features = features;
     }
 
-    /// The frontend's memory, or its log, has changed; a vring that is no
-    /// longer in it rests until it has a new address.
+    /// The frontend's memory, its log or its translations have changed. A
+    /// vring that is no longer in it rests until it has a new address or a
+    /// translation; also while a log is due, for what it writes must be
+    /// logged.
     pub fn memory_changed(&mut self, memory: &Memory) {
-        if self.started {
-            let parts = self.address.and_then(|a| self.locate(&a, memory));
-            self.place(parts, memory);
+        if !self.started {
+            return;
         }
+        self.log = memory.log().cloned();
+        (self.parts, self.miss) = (None, None);
+        match self.address.map(|address| self.locate(&address, memory)) {
+            Some(Ok(parts)) => {
+                let opened = if self.opened {
+                    Ok(())
+                } else {
+                    self.open(parts)
+                };
+                self.note(opened);
+                self.parts = Some(parts).filter(|_| !memory.awaits_log());
+            }
+            Some(Err(Lost::Miss(miss))) => self.miss = Some(miss),
+            Some(Err(Lost::Nowhere)) | None => {}
+        }
+    }
+
+    /// The request with `head` is not to be had, now or at all.
+    fn halt(&mut self, halt: Halt, head: u16, again: bool) {
+        match halt {
+            Halt::Fault(fault) => self.fault = Some(fault),
+            Halt::Miss(miss) => {
+                self.miss = Some(miss);
+                if again {
+                    self.resubmit.push_front(head);
+                } else {
+                    self.next_avail = self.next_avail.wrapping_sub(1);
+                }
+            }
+        }
+    }
+
+    /// The translation that the vring waits for, if nobody has asked for it.
+    pub fn miss(&self) -> Option<Miss> {
+        self.miss.filter(|_| self.miss != self.asked)
+    }
+
+    /// The frontend has been asked.
+    pub fn miss_asked(&mut self) {
+        self.asked = self.miss;
+    }
+
+    /// What it was asked for may be lost.
+    pub fn ask_again(&mut self) {
+        self.asked = None;
     }
 
     /// Why the vring is out of use.
@@ -320,7 +417,7 @@ impl Vring {
         let Some((log, address)) = self.log.as_ref().zip(self.address) else {
             return Ok(());
         };
-        let at = address.log.wrapping_add(offset);
+        let at = parts.log.wrapping_add(offset);
         if address.log_used && !log.mark(at, size_of::<W>() as u64) {
             return Err(RingFault::Log(at));
         }
@@ -348,68 +445,6 @@ impl Vring {
         }
         self.logged |= self.log.is_some();
         Ok(())
-    }
-
-    /// Asks the frontend's guest not to kick: somebody is looking.
-    pub fn suppress_kicks(&mut self) {
-        if !self.event_idx() {
-            let result = self.store_used(0, NO_NOTIFY);
-            self.note(result);
-        }
-    }
-
-    /// Asks the frontend's guest to kick from now on; `true` if a request
-    /// came in before it could know, so that nobody will kick for it.
-    pub fn request_kicks(&mut self) -> bool {
-        let result = self.try_request_kicks();
-        self.note(result).unwrap_or(false)
-    }
-
-    fn try_request_kicks(&self) -> Result<bool, RingFault> {
-        if self.event_idx() {
-            self.store_used(4 + 8 * u64::from(self.num), self.next_avail)?;
-        } else {
-            self.store_used(0, 0u16)?;
-        }
-        // The wish before the look.
-        fence(Ordering::SeqCst);
-        self.pending()
-    }
-
-    /// Whether the frontend's guest wants to be called for what was used
-    /// since the last call.
-    pub fn take_call(&mut self) -> bool {
-        let result = self.wants_call();
-        let wants = self.note(result).unwrap_or(false);
-        self.called_idx = Some(self.used_idx);
-        wants && self.call
-    }
-
-    /// SET_VRING_CALL. Calls that went nowhere before are made up for.
-    pub fn set_call(&mut self, call: bool) {
-        self.call = call;
-        self.called_idx = None;
-    }
-
-    fn wants_call(&self) -> Result<bool, RingFault> {
-        let Some((window, parts)) = self.memory() else {
-            return Ok(false);
-        };
-        if self.called_idx == Some(self.used_idx) {
-            return Ok(false);
-        }
-        // The used index before the wishes.
-        fence(Ordering::SeqCst);
-        if !self.event_idx() {
-            let flags: u16 = window.load_le(parts.available)?;
-            return Ok(flags & NO_INTERRUPT == 0);
-        }
-        let event = parts.available + 4 + 2 * u64::from(self.num);
-        let event: u16 = window.load_le(event)?;
-        Ok(match self.called_idx {
-            Some(called) => need_event(event, self.used_idx, called),
-            None => true,
-        })
     }
 
     /// Remembers a fault; the vring is out of use with it.

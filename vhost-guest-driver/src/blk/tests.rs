@@ -319,6 +319,10 @@ fn never_acknowledges_a_write_or_flush_that_failed() {
 fn describes_itself() {
     let disk = Disk::new(false);
     let blk = disk.blk.with_queues(3);
+    let platform = VirtioFeatures::ACCESS_PLATFORM;
+    assert!(!blk.features().contains(platform));
+    let blk = blk.with_access_platform();
+    assert!(blk.features().contains(platform));
     assert_eq!(
         (blk.sectors(), blk.queues(), blk.device_type()),
         (SECTORS, 3, 2)

@@ -8,8 +8,8 @@
 use alloc::vec::Vec;
 
 use vhost_guest_msg::{
-    Config, FrontendRequest, Inflight, LogBase, LogReply, MemTable, ProtocolFeatures, Region,
-    Reply, VirtioFeatures, VringAddr, VringBase,
+    Config, FrontendRequest, Inflight, Iotlb, LogBase, LogReply, MemTable, ProtocolFeatures,
+    Region, Reply, VirtioFeatures, VringAddr, VringBase,
 };
 
 use super::session::Session;
@@ -99,6 +99,7 @@ impl Session {
                 let inflight = wanted.with_area(size, 0).map_err(|_| BAD_RECORD)?;
                 return Ok(Some(Reply::Inflight(inflight)));
             }
+            R::IotlbMsg(entry) => self.translate(&entry)?,
             R::SetInflightFd(set) => self.set_inflight(set.inflight())?,
             R::ResetDevice => self.reset_device(backend),
             R::SetStatus(status) => {
@@ -176,6 +177,8 @@ impl Session {
         }
         self.context.features = features;
         self.memory.set_logging(logging);
+        let translating = features.contains(VirtioFeatures::ACCESS_PLATFORM);
+        self.memory.set_translating(translating);
         backend.set_features(features);
         let enable = !features.contains(VirtioFeatures::PROTOCOL_FEATURES);
         for (vring, pending) in self.vrings.iter_mut().zip(&mut self.pending) {
@@ -186,6 +189,15 @@ impl Session {
             // It may have rested.
             *pending = true;
         }
+        Ok(())
+    }
+
+    fn translate(&mut self, entry: &Iotlb) -> Result<(), Reason> {
+        let kept = self.memory.update(entry).ok_or(OUTSIDE)?;
+        if !kept {
+            self.vrings.iter_mut().for_each(Vring::ask_again);
+        }
+        self.memory_changed();
         Ok(())
     }
 
@@ -205,6 +217,7 @@ impl Session {
         if !self.memory.replace(table) {
             return Err(OUTSIDE);
         }
+        self.vrings.iter_mut().for_each(Vring::ask_again);
         self.memory_changed();
         Ok(())
     }
@@ -215,6 +228,7 @@ impl Session {
         } else {
             self.memory.remove(region)
         };
+        self.vrings.iter_mut().for_each(Vring::ask_again);
         self.memory_changed();
         done.then_some(()).ok_or(OUTSIDE)
     }

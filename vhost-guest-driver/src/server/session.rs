@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use thiserror::Error;
 use vhost_guest_msg::{
-    decode_whole, BackendRequest, Context, Endian, FrameReason, FrontendRequest, Limits,
-    MessageError, ProtocolFeatures, Reply, ReplyExpectation, ReplyShape,
+    decode_whole, BackendRequest, Context, Endian, FrameReason, FrontendRequest, Iotlb, IotlbKind,
+    Limits, MessageError, ProtocolFeatures, Reply, ReplyExpectation, ReplyShape,
 };
 
 use super::Statistics;
@@ -136,6 +136,26 @@ impl Session {
             .then(|| request.to_vec(false, endian))
     }
 
+    /// The message that asks for a translation, if a vring waits for one and
+    /// there is a way to ask; [`asked`](Self::asked) with the vring is next.
+    pub fn question(&self, endian: Endian) -> Option<(usize, Vec<u8>)> {
+        let acked = self.context.protocol_features;
+        if !self.backend_channel || !acked.contains(ProtocolFeatures::BACKEND_REQ) {
+            return None;
+        }
+        let find = |(at, vring): (usize, &Vring)| vring.miss().map(|miss| (at, miss));
+        let (at, miss) = self.vrings.iter().enumerate().find_map(find)?;
+        let entry = Iotlb::new(IotlbKind::Miss, miss.iova, 0, 0, miss.permission).ok()?;
+        let request = BackendRequest::<()>::IotlbMsg(entry);
+        Some((at, request.to_vec(false, endian)))
+    }
+
+    pub fn asked(&mut self, at: usize) {
+        if let Some(vring) = self.vrings.get_mut(at) {
+            vring.miss_asked();
+        }
+    }
+
     /// Handles one message: carries it out, and leaves the reply that is due
     /// in [`reply`](Self::reply).
     pub fn handle(
@@ -183,7 +203,8 @@ impl Session {
     fn expectation_of_bad(&self, code: u32, need_reply: bool) -> ReplyExpectation {
         use vhost_guest_msg::{row, Channel, ReplyRule};
         let acked = self.context.protocol_features;
-        let acks = row(Channel::Main, code).is_none_or(|row| row.reply == ReplyRule::Ack);
+        let acks = [ReplyRule::Ack, ReplyRule::Iotlb];
+        let acks = row(Channel::Main, code).is_none_or(|row| acks.contains(&row.reply));
         if need_reply && acks && acked.contains(ProtocolFeatures::REPLY_ACK) {
             ReplyExpectation::Due(ReplyShape::Ack)
         } else {
@@ -213,6 +234,8 @@ impl Vring {
         backend.process(index, &mut ring);
         statistics.requests += u64::from(ring.completed());
         // A backend need not have used its budget up, nor emptied the vring.
-        ring.is_exhausted() || self.request_kicks()
+        let exhausted = ring.is_exhausted();
+        // One that waits for a translation is looked at when that comes.
+        self.is_active() && (exhausted || self.request_kicks())
     }
 }

@@ -5,6 +5,7 @@
 //! A frontend, the scripted device, and a server between them.
 
 mod inflight;
+mod iotlb;
 mod lifecycle;
 mod messages;
 mod migration;
@@ -32,6 +33,8 @@ struct Echo {
     resets: u32,
     /// Added to each byte of the answers.
     salt: u8,
+    /// It is behind an IOMMU.
+    translated: bool,
 }
 
 const F_OWN: VirtioFeatures = VirtioFeatures::from_bits_retain(1 << 3);
@@ -42,7 +45,9 @@ impl Backend for Echo {
     }
 
     fn features(&self) -> VirtioFeatures {
-        F_OWN
+        let mut features = F_OWN;
+        features.set(VirtioFeatures::ACCESS_PLATFORM, self.translated);
+        features
     }
 
     fn set_features(&mut self, features: VirtioFeatures) {
@@ -109,8 +114,12 @@ impl Setup {
     }
 
     fn with(fake: Arc<Fake>) -> Self {
+        Self::with_backend(fake, Echo::default())
+    }
+
+    fn with_backend(fake: Arc<Fake>, backend: Echo) -> Self {
         let device = Device::open(FakeTransport(fake.clone())).unwrap();
-        let server = Server::new(device, Echo::default()).unwrap();
+        let server = Server::new(device, backend).unwrap();
         fake.connect();
         Self { fake, server }
     }

@@ -13,9 +13,9 @@
 
 use alloc::vec::Vec;
 
-use vhost_guest_msg::VirtioFeatures;
+use vhost_guest_msg::{Permission, VirtioFeatures};
 
-use super::{RingFault, Vring};
+use super::{Halt, RingFault, Vring};
 use crate::log::DirtyLog;
 use crate::memory::Memory;
 use crate::window::Window;
@@ -72,32 +72,48 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    fn load(window: &Window, offset: u64) -> Result<Self, RingFault> {
-        // Indirect tables need not be aligned.
-        let mut bytes = [0; 16];
-        window.read(offset, &mut bytes)?;
+    fn parse(bytes: [u8; DESCRIPTOR_LEN as usize]) -> Self {
         let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
-        Ok(Self {
+        Self {
             address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
             len: u32::from_le_bytes([l0, l1, l2, l3]),
             flags: u16::from_le_bytes([f0, f1]),
             next: u16::from_le_bytes([n0, n1]),
-        })
+        }
     }
 }
 
-/// A table of descriptors in the window.
+enum Start {
+    Window(u64),
+    /// At an I/O virtual address, not in one piece in the window.
+    Scattered(u64),
+}
+
+/// A table of descriptors.
 struct Table {
-    offset: u64,
+    start: Start,
     entries: u64,
 }
 
 impl Table {
-    fn load(&self, window: &Window, index: u16) -> Result<Descriptor, RingFault> {
+    fn load(&self, memory: &Memory, index: u16) -> Result<Descriptor, Halt> {
         if u64::from(index) >= self.entries {
-            return Err(RingFault::DescriptorIndex(index));
+            return Err(RingFault::DescriptorIndex(index).into());
         }
-        Descriptor::load(window, self.offset + DESCRIPTOR_LEN * u64::from(index))
+        let into = DESCRIPTOR_LEN * u64::from(index);
+        let mut bytes = [0; DESCRIPTOR_LEN as usize];
+        match self.start {
+            // Indirect tables need not be aligned.
+            Start::Window(offset) => memory.window().read(offset + into, &mut bytes)?,
+            Start::Scattered(address) => {
+                for (at, byte) in (address + into..).zip(&mut bytes) {
+                    let place = memory.place(at, Permission::Read);
+                    let place = place.map_err(|lost| Halt::new(lost, at))?;
+                    *byte = memory.window().load_le(place.offset)?;
+                }
+            }
+        }
+        Ok(Descriptor::parse(bytes))
     }
 
     /// The table that `descriptor`, in a table that is itself `indirect` or
@@ -107,32 +123,34 @@ impl Table {
         memory: &Memory,
         descriptor: Descriptor,
         indirect: bool,
-    ) -> Result<Self, RingFault> {
+    ) -> Result<Self, Halt> {
         let negotiated = vring.features.contains(VirtioFeatures::RING_INDIRECT_DESC);
         if indirect || !negotiated || descriptor.flags & NEXT != 0 {
-            return Err(RingFault::Indirect);
+            return Err(RingFault::Indirect.into());
         }
         let len = u64::from(descriptor.len);
         let entries = len / DESCRIPTOR_LEN;
         let limit = MAX_INDIRECT.max(vring.num.into());
         if entries == 0 || entries > limit || !len.is_multiple_of(DESCRIPTOR_LEN) {
-            return Err(RingFault::IndirectLen(descriptor.len));
+            return Err(RingFault::IndirectLen(descriptor.len).into());
         }
         let address = descriptor.address;
-        match memory.translate(address) {
-            Some((offset, rest)) if rest >= len => Ok(Self { offset, entries }),
-            _ => Err(RingFault::Address(address)),
-        }
+        let place = memory.place(address, Permission::Read);
+        let place = place.map_err(|lost| Halt::new(lost, address))?;
+        let start = if place.len >= len {
+            Start::Window(place.offset)
+        } else if memory.translates() && address.checked_add(len).is_some() {
+            Start::Scattered(address)
+        } else {
+            return Err(RingFault::Address(address).into());
+        };
+        Ok(Self { start, entries })
     }
 }
 
 impl<'m> Chain<'m> {
     /// Follows the chain that begins with descriptor `head`.
-    pub(super) fn walk(
-        vring: &mut Vring,
-        memory: &'m Memory,
-        head: u16,
-    ) -> Result<Self, RingFault> {
+    pub(super) fn walk(vring: &mut Vring, memory: &'m Memory, head: u16) -> Result<Self, Halt> {
         let mut segments = core::mem::take(&mut vring.spare);
         segments.clear();
         let mut this = Self {
@@ -147,19 +165,19 @@ impl<'m> Chain<'m> {
             writer: (0, 0),
         };
         let Some((_, parts)) = vring.memory() else {
-            return Err(RingFault::DescriptorIndex(head));
+            return Err(RingFault::DescriptorIndex(head).into());
         };
         let mut table = Table {
-            offset: parts.descriptors,
+            start: Start::Window(parts.descriptors),
             entries: vring.num.into(),
         };
         let (mut index, mut steps, mut indirect) = (head, 0, false);
         loop {
             steps += 1;
             if steps > table.entries {
-                return Err(RingFault::Loop);
+                return Err(RingFault::Loop.into());
             }
-            let descriptor = table.load(this.window, index)?;
+            let descriptor = table.load(memory, index)?;
             if descriptor.flags & INDIRECT != 0 {
                 table = Table::indirect(vring, memory, descriptor, indirect)?;
                 (index, steps, indirect) = (0, 0, true);
@@ -175,7 +193,7 @@ impl<'m> Chain<'m> {
         Ok(this)
     }
 
-    fn append(&mut self, memory: &Memory, descriptor: Descriptor) -> Result<(), RingFault> {
+    fn append(&mut self, memory: &Memory, descriptor: Descriptor) -> Result<(), Halt> {
         let writable = descriptor.flags & WRITE != 0;
         let total = if writable {
             &mut self.to_write
@@ -184,31 +202,38 @@ impl<'m> Chain<'m> {
         };
         *total += u64::from(descriptor.len);
         if *total > u32::MAX.into() {
-            return Err(RingFault::TooLong);
+            return Err(RingFault::TooLong.into());
         }
         if !writable && self.segments.len() > self.readable {
-            return Err(RingFault::Direction);
+            return Err(RingFault::Direction.into());
         }
+        let permission = if writable {
+            Permission::Write
+        } else {
+            Permission::Read
+        };
         let (mut address, mut rest) = (descriptor.address, u64::from(descriptor.len));
         while rest > 0 {
-            let fault = RingFault::Address(address);
-            let (offset, available) = memory.translate(address).ok_or(fault)?;
-            let len = available.min(rest);
+            let place = memory.place(address, permission);
+            let place = place.map_err(|lost| Halt::new(lost, address))?;
+            let len = place.len.min(rest);
             if self.segments.len() == MAX_SEGMENTS {
-                return Err(RingFault::TooLong);
+                return Err(RingFault::TooLong.into());
             }
-            if writable && self.log.is_some_and(|log| !log.covers(address, len)) {
-                return Err(RingFault::Log(address));
+            let logged = |log: &DirtyLog| log.covers(place.address, len);
+            if writable && !self.log.is_none_or(logged) {
+                return Err(RingFault::Log(place.address).into());
             }
             self.segments.push(Segment {
-                offset,
-                address,
+                offset: place.offset,
+                address: place.address,
                 len,
             });
             rest -= len;
             if rest > 0 {
-                // The buffer goes on in the next region.
-                address = address.checked_add(len).ok_or(fault)?;
+                // The buffer goes on in the next piece.
+                let end = address.checked_add(len);
+                address = end.ok_or(RingFault::Address(address))?;
             }
         }
         if !writable {

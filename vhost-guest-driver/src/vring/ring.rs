@@ -47,8 +47,13 @@ impl<'m> Ring<'m> {
                 (self.vring.note(head)??, false)
             }
         };
-        let chain = Chain::walk(self.vring, self.memory, head);
-        let chain = self.vring.note(chain)?;
+        let chain = match Chain::walk(self.vring, self.memory, head) {
+            Ok(chain) => chain,
+            Err(halt) => {
+                self.vring.halt(halt, head, again);
+                return None;
+            }
+        };
         if let Some(record) = self.vring.record.as_mut().filter(|_| !again) {
             let taken = record.take(head).map_err(RingFault::from);
             self.vring.note(taken)?;

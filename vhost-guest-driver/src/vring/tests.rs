@@ -2,6 +2,7 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
+use super::notify::{NO_INTERRUPT, NO_NOTIFY};
 use super::*;
 use crate::fake_ring::{Bench, GuestRing, Noise, GPA, INDIRECT, LEN, USER, WRITE};
 
