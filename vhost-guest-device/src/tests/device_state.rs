@@ -277,6 +277,8 @@ fn a_second_channel_takes_the_place_of_the_first() {
     // What did not go to the first goes to the second; then it ends.
     save(&mut rig, b"second");
     save(&mut rig, &[]);
+    // Behind the two that had to wait: nobody gives the device turns below.
+    until(&mut rig, |rig| (rig.used(4) == 16 + 2 + 2).then_some(()));
     let mut saved = Vec::new();
     ours.read_to_end(&mut saved).unwrap();
     assert!(saved.ends_with(b"second"));
