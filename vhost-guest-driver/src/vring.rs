@@ -399,8 +399,9 @@ impl Vring {
         let Some((window, parts)) = self.memory() else {
             return Ok(None);
         };
-        // The index before the entry.
-        fence(Ordering::Acquire);
+        // The index before the entry. A full fence here and in `push`: where
+        // the window is mapped write-combining, less orders nothing (x86).
+        fence(Ordering::SeqCst);
         let slot = u64::from(self.next_avail % self.num.max(1));
         let head: u16 = window.load_le(parts.available + 4 + 2 * slot)?;
         self.next_avail = self.next_avail.wrapping_add(1);
@@ -437,7 +438,7 @@ impl Vring {
         }
         let used_idx = self.used_idx.wrapping_add(1);
         // The data and the entry before the index.
-        fence(Ordering::Release);
+        fence(Ordering::SeqCst);
         self.store_used(2, used_idx)?;
         self.used_idx = used_idx;
         if let Some(record) = &mut self.record {

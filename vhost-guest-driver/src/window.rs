@@ -252,6 +252,9 @@ impl Window {
     /// is taken away in the very moment between the two can still fault,
     /// which ends the driver and not more.
     ///
+    /// The memory should be mapped cacheable, as RAM is: elsewhere an atomic
+    /// OR locks the whole bus (x86), or need not work at all (Arm).
+    ///
     /// Looking first loses nothing either. Whoever clears the bit after it
     /// was seen to be set does so after the stores before this call, and
     /// sees what they wrote.

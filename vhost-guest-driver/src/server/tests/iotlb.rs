@@ -9,8 +9,8 @@ use crate::fake_ring::{INDIRECT, WRITE};
 use crate::vring::RingFault;
 use std::collections::BTreeMap;
 use vhost_guest_msg::{
-    decode_whole, BackendRequest, Context, Iotlb, IotlbKind, Limits, LogArea, LogBase, OnlyFd,
-    Permission, RemMemReg, VringAddr,
+    decode_whole, BackendRequest, Context, Inflight, Iotlb, IotlbKind, Limits, LogArea, LogBase,
+    OnlyFd, Permission, RemMemReg, SetInflight, VringAddr,
 };
 
 const PAGE: u64 = 0x1000;
@@ -235,6 +235,26 @@ fn asks_once_for_each_translation_and_rests() {
     start(&mut setup, address(0));
     assert_eq!(iommu.answer(&mut setup), 1);
     assert!(ring.used().is_some());
+}
+
+#[test]
+fn loses_no_request_of_a_crashed_backend_while_it_waits() {
+    let (mut setup, mut ring, mut iommu) = translated();
+    // Request 3 was taken, and was the only one.
+    let record = Inflight::new(0x1000, 0x1_0000, 1, 8).unwrap();
+    let header: [u16; 4] = [1, 8, 0, 0];
+    for (at, value) in (0x1_0008..).step_by(2).zip(header) {
+        ring.window.store_le(at, value).unwrap();
+    }
+    ring.window.store_le(0x1_0010 + 16 * 3, 1u8).unwrap();
+    ring.put(3, BUFFERS, 1, 0, 0);
+    ring.offer(3);
+    let set = SetInflight::new(record, ()).unwrap();
+    assert!(setup.acked(&Request::SetInflightFd(set)));
+    start(&mut setup, address(0));
+    assert_eq!(iommu.answer(&mut setup), 4);
+    assert_eq!((ring.used(), ring.used()), (Some((3, 0)), None));
+    assert_eq!(setup.stop_ring(0), 1);
 }
 
 #[test]

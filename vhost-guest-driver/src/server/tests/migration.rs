@@ -143,6 +143,40 @@ fn misses_no_page_while_the_guest_is_migrated() {
 }
 
 #[test]
+fn the_target_goes_on_where_the_source_stopped() {
+    // As QEMU does it, and the guest makes requests until the end.
+    let (mut setup, mut ring) = logging();
+    let mut target = Target::new(&setup.fake.window);
+    for _ in 0..3 {
+        ring.add(&[(GPA + 0x9_0000, 1, WRITE)]);
+        setup.kick(0);
+        assert!(ring.used().is_some());
+        target.sync();
+    }
+    let disable = VringEnable {
+        index: 0,
+        enable: false,
+    };
+    assert!(setup.acked(&Request::SetVringEnable(disable)));
+    ring.write(GPA + 0x8_0000, b"last");
+    let head = ring.add(&[(GPA + 0x8_0000, 4, 0), (GPA + 0x9_0000, 2, WRITE)]);
+    setup.kick(0);
+    let base = setup.stop_ring(0);
+    assert_eq!(base, 3);
+    target.guest.extend([0, 2, 0x80]);
+    target.sync();
+    assert!(target.is_complete());
+
+    let mut setup = Setup::negotiated();
+    setup.fake.window.write(USER, &target.memory).unwrap();
+    setup.share_memory();
+    ring.window = setup.fake.window.clone();
+    setup.restart_ring(0, &ring, base);
+    assert_eq!(setup.server.backend().seen, [(0, b"last".to_vec())]);
+    assert_eq!((ring.used(), ring.used()), (Some((head.into(), 2)), None));
+}
+
+#[test]
 fn logs_exactly_what_it_writes() {
     let (mut setup, mut ring) = logging();
     let mut target = Target::new(&setup.fake.window);
