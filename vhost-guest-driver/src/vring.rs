@@ -277,6 +277,9 @@ impl Vring {
 
     /// GET_VRING_BASE: the vring stops; returns where it would go on.
     pub fn stop(&mut self) -> u16 {
+        if self.can_hand_back() {
+            self.next_avail = self.used_idx;
+        }
         self.started = false;
         self.opened = false;
         (self.miss, self.asked) = (None, None);
@@ -288,6 +291,26 @@ impl Vring {
         // The frontend sends kick and call again when it starts it again.
         self.call = false;
         self.next_avail
+    }
+
+    /// Whether what an earlier backend took, and this one did not get to, is
+    /// the first that is available but not used. Then it need not count as
+    /// taken: whoever goes on without the record, after a migration, finds
+    /// it there. Requests that were completed in another order than taken
+    /// are only in the record.
+    fn can_hand_back(&self) -> bool {
+        let Some((window, parts)) = self.memory() else {
+            return false;
+        };
+        let mut index = self.used_idx;
+        for head in &self.resubmit {
+            let slot = u64::from(index % self.num.max(1));
+            if window.load_le(parts.available + 4 + 2 * slot) != Ok(*head) {
+                return false;
+            }
+            index = index.wrapping_add(1);
+        }
+        !self.resubmit.is_empty() && index == self.next_avail
     }
 
     /// The device is reset: the vring stops and is as it was at first, but

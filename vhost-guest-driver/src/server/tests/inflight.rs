@@ -149,10 +149,28 @@ fn keeps_what_was_taken_while_the_vring_is_disabled() {
     ] {
         assert!(setup.acked(&message));
     }
-    assert_eq!((used_idx(&ring), setup.stop_ring(0)), (0, 2));
+    // Nothing is done, and both are still available.
+    assert_eq!((used_idx(&ring), setup.stop_ring(0)), (0, 0));
     // Also by a reset that leaves the record alone.
     assert!(setup.acked(&Request::ResetDevice));
     setup.restart_ring(0, &ring, 0);
+    assert_eq!((used_idx(&ring), setup.stop_ring(0)), (2, 2));
+}
+
+#[test]
+fn hands_back_only_what_is_first_in_the_ring() {
+    let (mut setup, ring) = crashed_with_two();
+    // The second one was taken before the first.
+    ring.window.store_le(RECORD + 16 + 8, 7u64).unwrap();
+    for message in [
+        Request::SetVringNum(VringNum::new(0, 8).unwrap()),
+        Request::SetVringAddr(ring.address(0)),
+        kick(0),
+    ] {
+        assert!(setup.acked(&message));
+    }
+    assert_eq!(setup.stop_ring(0), 2);
+    setup.restart_ring(0, &ring, 2);
     assert_eq!((used_idx(&ring), setup.stop_ring(0)), (2, 2));
 }
 
