@@ -7,6 +7,7 @@
 use std::ops::RangeInclusive;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{getrlimit, Resource};
 use vhost_guest_vmm_traits::{
@@ -62,6 +63,10 @@ pub(crate) struct Options {
     pub inflight_limit: u64,
     /// The most bytes of device state in one buffer.
     pub migration: Option<u32>,
+    /// How long a guest may keep its frontend waiting.
+    pub reply_timeout: Option<Duration>,
+    /// How long memory may stay after its frontend is gone.
+    pub orphan_timeout: Option<Duration>,
 }
 
 /// Makes a [`VhostGuest`] from what a VMM chooses and what it lends.
@@ -84,6 +89,8 @@ impl Builder {
             memory_policy: MemoryPolicy::default(),
             inflight_limit: 8 << 20,
             migration: None,
+            reply_timeout: None,
+            orphan_timeout: None,
         };
         Self { listener, options }
     }
@@ -151,6 +158,33 @@ impl Builder {
     #[must_use]
     pub fn migration(mut self, max_message_size: u32) -> Self {
         self.options.migration = Some(max_message_size);
+        self
+    }
+
+    /// How long a guest may keep its frontend waiting. Then the frontend is
+    /// disconnected, and the guest has to reset the device. No limit by
+    /// default.
+    ///
+    /// A frontend waits for a reply that is due, for the transfer of device
+    /// state after which it asked, and for a buffer that takes its next
+    /// message. Each answer of the guest's starts the time again. While the VM
+    /// is paused it goes on: give it more than a pause takes.
+    #[must_use]
+    pub fn reply_timeout(mut self, limit: Duration) -> Self {
+        self.options.reply_timeout = Some(limit);
+        self
+    }
+
+    /// How long the memory of a frontend that is gone stays mapped if the
+    /// guest does not reset the device. Then it is taken, as
+    /// [`VhostGuest::revoke`] does. No limit by default: the guest may be in
+    /// the middle of using it.
+    ///
+    /// Without a limit a guest that never resets keeps the memory of a VM that
+    /// has ended from being freed.
+    #[must_use]
+    pub fn orphan_timeout(mut self, limit: Duration) -> Self {
+        self.options.orphan_timeout = Some(limit);
         self
     }
 

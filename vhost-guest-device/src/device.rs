@@ -18,6 +18,7 @@
 //! VMM's [`revoke`](Device::revoke), takes everything.
 
 mod life_cycle;
+mod limits;
 mod turn;
 
 use std::io;
@@ -30,6 +31,7 @@ use vhost_guest_msg::Limits;
 use vhost_guest_vmm_traits::{DeviceNotifier, SharedMemoryMapper};
 use vm_memory::GuestAddressSpace;
 
+use crate::alarm::Alarm;
 use crate::builder::{Options, Services, MEMORY_SLOTS};
 use crate::driver_memory::DriverMemory;
 use crate::fd::{FdKinds, Pump, Reaper, Signaller};
@@ -67,6 +69,8 @@ pub(crate) struct Device<M> {
     window: Arc<dyn SharedMemoryMapper>,
     listener: Listener,
     wake: Arc<OwnedFd>,
+    pub reply_limit: Alarm,
+    pub memory_limit: Alarm,
     notifier: Option<Arc<dyn DeviceNotifier>>,
     condition: Condition,
 }
@@ -133,6 +137,8 @@ impl<M: GuestAddressSpace> Device<M> {
             window: services.window,
             listener: Listener::new(listener)?,
             wake,
+            reply_limit: Alarm::new(options.reply_timeout)?,
+            memory_limit: Alarm::new(options.orphan_timeout)?,
             notifier: services.notifier,
             condition: Condition::Alive,
         };
@@ -142,6 +148,7 @@ impl<M: GuestAddressSpace> Device<M> {
         device
             .poller
             .watch(Token::Timer, device.listener.timer(), Interest::READ)?;
+        device.watch_limits()?;
         for (queue, eventfd) in (0..).zip(device.registers.queue_eventfds()) {
             device
                 .poller
@@ -169,7 +176,11 @@ impl<M: GuestAddressSpace> Device<M> {
             .queue_eventfds()
             .iter()
             .map(|fd| fd.as_raw_fd());
-        own.iter().map(|fd| fd.as_raw_fd()).chain(queues).collect()
+        let limits = [&self.reply_limit, &self.memory_limit];
+        let timers = limits.into_iter().filter_map(Alarm::fd);
+        let timers = timers.map(|fd| fd.as_raw_fd());
+        let own = own.iter().map(|fd| fd.as_raw_fd());
+        own.chain(queues).chain(timers).collect()
     }
 
     /// Asks for a turn.

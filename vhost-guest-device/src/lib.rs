@@ -46,6 +46,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod alarm;
 mod builder;
 mod device;
 mod doorbells;

@@ -23,6 +23,10 @@ pub(crate) enum Token {
     Listener,
     /// Time to try the listener again.
     Timer,
+    /// The guest's time for an answer is up.
+    ReplyLimit,
+    /// A lost frontend's memory has been there for long enough.
+    MemoryLimit,
     /// The frontend's main socket.
     Frontend,
     /// The backend channel (`SET_BACKEND_REQ_FD`).
@@ -39,6 +43,8 @@ impl Token {
             Self::Timer => 2,
             Self::Frontend => 3,
             Self::Channel => 4,
+            Self::ReplyLimit => 5,
+            Self::MemoryLimit => 6,
             Self::Queue(n) => 0x100 + u64::from(n),
         }
     }
@@ -50,6 +56,8 @@ impl Token {
             2 => Some(Self::Timer),
             3 => Some(Self::Frontend),
             4 => Some(Self::Channel),
+            5 => Some(Self::ReplyLimit),
+            6 => Some(Self::MemoryLimit),
             n => u16::try_from(n.checked_sub(0x100)?).ok().map(Self::Queue),
         }
     }

@@ -168,6 +168,22 @@ impl<T> ReplyTracker<T> {
         self.entries.is_empty()
     }
 
+    /// Whether the peer owes a reply; those that are optional or local are not
+    /// owed.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        let owed = |entry: &Entry<T>| {
+            matches!(
+                entry.due,
+                Due::Peer {
+                    optional: false,
+                    ..
+                }
+            )
+        };
+        self.entries.iter().any(owed)
+    }
+
     /// Whether there is no room for another. Optional replies make room: they
     /// may never come.
     #[must_use]

@@ -145,6 +145,7 @@ impl<M: GuestAddressSpace> Device<M> {
     /// learns of it, its memory stays until the driver has reset the device.
     fn lose_frontend(&mut self) {
         let outcome = self.disconnect();
+        self.limit_orphaned_memory(true);
         if self.registers.set_needs_reset() {
             if let Some(notifier) = &self.notifier {
                 notifier.needs_reset();
@@ -174,6 +175,7 @@ impl<M: GuestAddressSpace> Device<M> {
         if was_connected {
             self.lose_frontend();
         }
+        self.limit_orphaned_memory(false);
         if let Err(error) = disconnected.and(unmapped) {
             self.die(error);
         }
@@ -184,6 +186,7 @@ impl<M: GuestAddressSpace> Device<M> {
     fn reset(&mut self) {
         let disconnected = self.disconnect();
         let unmapped = self.memory.revoke().map_err(io::Error::other);
+        self.limit_orphaned_memory(false);
         self.queues.clear();
         let registers = self.registers.reset().map_err(io::Error::other);
         if let Err(error) = disconnected.and(unmapped).and(registers) {

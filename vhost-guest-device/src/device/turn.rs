@@ -27,6 +27,7 @@ impl<M: GuestAddressSpace> Device<M> {
         if let Err(fault) = self.try_turn(ready) {
             self.fail(fault);
         }
+        self.check_limits(ready);
         if let Err(error) = self.update_interest() {
             self.die(error);
         }
@@ -43,6 +44,8 @@ impl<M: GuestAddressSpace> Device<M> {
                         drain(eventfd);
                     }
                 }
+                // Looked at when everything else has been.
+                Token::ReplyLimit | Token::MemoryLimit => {}
                 Token::Listener => {}
                 Token::Frontend => frontend_hung_up |= event.hung_up,
                 Token::Channel => channel_hung_up |= event.hung_up,

@@ -144,6 +144,16 @@ impl Connection {
         ready && self.held.is_none() && self.barrier.is_none()
     }
 
+    /// Whether the frontend waits for something that is the guest's to do.
+    pub(crate) fn waits_for_guest(&self) -> bool {
+        self.replies.is_owed() || self.held.is_some()
+    }
+
+    /// Whether the frontend could do more itself: read what is there for it.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.socket.is_sending()
+    }
+
     /// Whether the next reply on the backend channel can be read.
     pub(crate) fn wants_channel_reply(&self) -> bool {
         self.reply_buffer.is_some()

@@ -15,6 +15,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
@@ -75,6 +76,12 @@ impl Socket {
     /// Whether bytes wait for the peer to read.
     pub(crate) fn is_sending(&self) -> bool {
         !self.outbox.is_empty()
+    }
+
+    /// Whether something has arrived that was not read.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     /// Reads the next message and decodes it. `None`: it has not arrived, or

@@ -15,6 +15,7 @@ mod hostile_guest;
 mod hostile_reset;
 mod inflight;
 mod life_cycle;
+mod limits;
 mod log_and_iotlb;
 mod prior_art;
 mod random;

@@ -188,3 +188,16 @@ fn answers_for_a_peer_that_is_gone_in_order() {
     assert_eq!(tracker.pop_local(), Some((5, Reply::Ack(7))));
     assert!(tracker.is_empty());
 }
+
+#[test]
+fn knows_what_is_owed() {
+    let mut tracker = tracker();
+    assert!(!tracker.is_owed());
+    tracker.expect(2, MAYBE, 0).unwrap();
+    tracker.expect_local(3, Reply::Ack(1)).unwrap();
+    assert!(!tracker.is_owed());
+    tracker.expect(4, ACK, 0).unwrap();
+    assert!(tracker.is_owed());
+    accept(&mut tracker, 4, &[0; 8]).unwrap();
+    assert!(!tracker.is_owed());
+}

@@ -1,0 +1,81 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Time limits: for a guest that keeps its frontend waiting, and for memory of
+//! a frontend that is gone.
+
+use std::io;
+
+use vm_memory::GuestAddressSpace;
+
+use super::Device;
+use crate::error::Fault;
+use crate::poller::{Interest, Ready, Token};
+
+/// What the memory limit waits for: there is only one thing.
+const MEMORY: u64 = 0;
+
+impl<M: GuestAddressSpace> Device<M> {
+    /// Waits for the time limits, if there are any.
+    pub(super) fn watch_limits(&mut self) -> io::Result<()> {
+        let limits = [
+            (Token::ReplyLimit, self.reply_limit.fd()),
+            (Token::MemoryLimit, self.memory_limit.fd()),
+        ];
+        for (token, timer) in limits {
+            if let Some(timer) = timer {
+                self.poller.watch(token, timer, Interest::READ)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether time is up, after everything that was there has been
+    /// taken note of.
+    pub(super) fn check_limits(&mut self, ready: &[Ready]) {
+        let rang = |token| ready.iter().any(|event| event.token == token);
+        if rang(Token::MemoryLimit) && self.memory_limit.is_over(MEMORY) {
+            self.journal.warn(format_args!(
+                "guest: did not reset in time, memory is taken"
+            ));
+            if let Err(error) = self.memory.revoke() {
+                self.die(io::Error::other(error));
+            }
+        }
+        let progress = self.progress();
+        let over = rang(Token::ReplyLimit) && self.reply_limit.is_over(progress);
+        if over && self.is_waited_for() {
+            self.fail(Fault::guest("keeps the frontend waiting for too long"));
+        }
+        self.reply_limit.run(self.may_be_waited_for(), progress);
+    }
+
+    /// Moves whenever the guest has answered something.
+    fn progress(&self) -> u64 {
+        let done = &self.statistics;
+        let counts = [done.replies, done.own_messages, done.state_bytes];
+        counts.into_iter().fold(0, u64::wrapping_add)
+    }
+
+    /// Whether the guest owes the frontend anything, or would if it asked.
+    fn may_be_waited_for(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| {
+            let owes = connection.waits_for_guest() || connection.request_buffer.is_none();
+            owes && !connection.is_behind()
+        })
+    }
+
+    /// Whether a frontend waits for the guest now.
+    fn is_waited_for(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| {
+            let asks = connection.request_buffer.is_none() && connection.socket.has_unread();
+            (connection.waits_for_guest() || asks) && !connection.is_behind()
+        })
+    }
+
+    /// A frontend is gone, and its memory is still there.
+    pub(super) fn limit_orphaned_memory(&mut self, orphaned: bool) {
+        self.memory_limit.run(orphaned, MEMORY);
+    }
+}
