@@ -14,10 +14,17 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
+use rustix::event::{eventfd, EventfdFlags};
 use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
+use rustix::pipe::{pipe, splice, SpliceFlags};
+use vhost_guest_msg::Transfer;
 
-use super::{ChannelSocket, EventFd, FdError, FdKinds, ForeignFd, MemoryFd, MemoryPolicy, Reaper};
+use super::{
+    ChannelSocket, EventFd, FdError, FdKinds, ForeignFd, MemoryFd, MemoryPolicy, Next, Pump,
+    Reaper, StateFd,
+};
 
 /// Requests, by their numbers in `linux/fuse.h`.
 const LOOKUP: u32 = 1;
@@ -175,7 +182,7 @@ fn no_kind_check_waits_for_a_file_system() {
         any_file_system: true,
         ..Default::default()
     };
-    let mut files = mount.dead_files(4, &reaper).into_iter();
+    let mut files = mount.dead_files(5, &reaper).into_iter();
     let mut file = || files.next().unwrap();
 
     assert!(matches!(
@@ -188,6 +195,10 @@ fn no_kind_check_waits_for_a_file_system() {
     ));
     assert!(matches!(
         MemoryFd::check(file(), MemoryPolicy::default()),
+        Err(FdError::Kind(_))
+    ));
+    assert!(matches!(
+        StateFd::check(file(), Transfer::Load),
         Err(FdError::Kind(_))
     ));
     let memory = MemoryFd::check(file(), lax).expect("the VMM wanted it so");
@@ -209,11 +220,68 @@ fn closing_waits_in_other_threads() {
     assert_eq!(reaper.backlog(), 2);
 
     // Others are closed all the same.
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let (reader, writer) = pipe().unwrap();
     drop(ForeignFd::new(writer, &reaper));
     assert_eq!(rustix::io::read(reader.as_fd(), &mut [0; 1]), Ok(0));
     drop(mount);
     while reaper.backlog() > 0 {
         thread::yield_now();
     }
+}
+
+/// Whether a thread of this name waits for something that no signal ends.
+fn is_stuck(name: &str) -> bool {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    threads.filter_map(Result::ok).any(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.contains(&format!("({name}) D "))
+    })
+}
+
+/// Splicing from a file into a pipe holds the pipe's lock, which everybody
+/// needs who reads it, `O_NONBLOCK` or not.
+#[test]
+fn a_jammed_pipe_holds_up_one_thread_and_nobody_else() {
+    let Some(mount) = Mount::new("pump") else {
+        return;
+    };
+    let reaper = Reaper::spawn(None).unwrap();
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+    let mut pump = Pump::spawn(4096, &wake, None).unwrap();
+    let mut start = |reader| {
+        let fd = StateFd::check(ForeignFd::new(reader, &reaper), Transfer::Load);
+        pump.start(Transfer::Load, fd.unwrap()).unwrap()
+    };
+    let (reader, writer) = pipe().unwrap();
+    rustix::io::write(&writer, b"state").unwrap();
+    let file = mount.dead_files(1, &reaper).remove(0);
+    let jam = thread::spawn(move || {
+        // Fails when the file system is gone.
+        let _ = splice(&file, None, &writer, None, 4096, SpliceFlags::empty());
+    });
+    while mount.server.other_unanswered.load(Ordering::SeqCst) == 0 {
+        thread::yield_now();
+    }
+    let stuck = start(reader);
+    for _ in 0..1000 {
+        // Kernels may differ; what follows holds in any case.
+        if is_stuck("vhost-guest-mig") {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    drop(stuck);
+
+    // The next transfer has a thread.
+    let (reader, writer) = pipe().unwrap();
+    rustix::io::write(&writer, b"state").unwrap();
+    let mut stream = start(reader);
+    while stream.next() == Next::Nothing {
+        rustix::io::read(&wake, &mut [0; 8]).unwrap();
+    }
+    assert_eq!(stream.next(), Next::Bytes(b"state"));
+    drop(stream);
+    drop(pump);
+    drop(mount);
+    jam.join().unwrap();
 }
