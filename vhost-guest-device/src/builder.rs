@@ -31,6 +31,8 @@ pub(crate) const MEMORY_SLOTS: usize = 509;
 const MIGRATION_MESSAGE_SIZES: RangeInclusive<u32> = 4096..=1 << 20;
 /// Descriptors besides those of vrings and memory.
 const FIXED_DESCRIPTORS: u64 = 32;
+/// Those for device state: two queues, and four transfers with two each.
+const MIGRATION_DESCRIPTORS: u64 = 10;
 
 /// What a VMM lends to a device: the traits of `vhost-guest-vmm-traits`, and
 /// the memory of the guest that the device is plugged into.
@@ -254,22 +256,25 @@ impl Options {
                 return Err(BuildError::MigrationMessageSize(size));
             }
         }
-        check_descriptor_limit(self.queues, getrlimit(Resource::Nofile).current)
+        self.check_descriptors(getrlimit(Resource::Nofile).current)
     }
-}
 
-/// Refuses to make a device that its frontends could bring to the limit of
-/// open descriptors: kick, call and err for each vring, one for each memory
-/// slot (half of them at a time in practice), and a few.
-fn check_descriptor_limit(queues: u16, limit: Option<u64>) -> Result<(), BuildError> {
-    let needed = 3 * u64::from(queues) + MEMORY_SLOTS as u64 + FIXED_DESCRIPTORS;
-    match limit {
-        Some(limit) if limit < needed => Err(BuildError::DescriptorLimit {
-            queues,
-            needed,
-            limit,
-        }),
-        _ => Ok(()),
+    /// Refuses to make a device that its frontends could bring to the limit of
+    /// open descriptors: kick, call and err for each vring, one for each memory
+    /// slot (half of them at a time in practice), and a few.
+    fn check_descriptors(&self, limit: Option<u64>) -> Result<(), BuildError> {
+        let queues = self.queues;
+        let migration = self.migration.map_or(0, |_| MIGRATION_DESCRIPTORS);
+        let fixed = MEMORY_SLOTS as u64 + FIXED_DESCRIPTORS + migration;
+        let needed = 3 * u64::from(queues) + fixed;
+        match limit {
+            Some(limit) if limit < needed => Err(BuildError::DescriptorLimit {
+                queues,
+                needed,
+                limit,
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -280,20 +285,29 @@ mod tests {
 
     use super::*;
 
+    fn options(name: &str) -> Options {
+        let name = format!("vhost-guest-{}-{name}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let socket = UnixListener::bind_addr(&address).unwrap();
+        Builder::new(socket).into_parts().1
+    }
+
     #[test]
     fn refuses_more_vrings_than_descriptors_and_says_the_figure() {
-        assert!(check_descriptor_limit(16, Some(1024)).is_ok());
-        assert!(check_descriptor_limit(256, None).is_ok());
-        let error = check_descriptor_limit(256, Some(1024)).unwrap_err();
+        let mut options = options("descriptors");
+        options.check_descriptors(Some(1024)).unwrap();
+        options.queues = 256;
+        options.check_descriptors(None).unwrap();
+        let error = options.check_descriptors(Some(1024)).unwrap_err();
         assert!(error.to_string().contains("1309"), "{error}");
+        options.migration = Some(4096);
+        let error = options.check_descriptors(Some(1318)).unwrap_err();
+        assert!(error.to_string().contains("1319"), "{error}");
     }
 
     #[test]
     fn refuses_sizes_of_migration_messages_that_help_nobody() {
-        let name = format!("vhost-guest-{}-options", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).unwrap();
-        let socket = UnixListener::bind_addr(&address).unwrap();
-        let (_, mut options) = Builder::new(socket).into_parts();
+        let mut options = options("migration");
         options.check().unwrap();
         for (size, right) in [
             (0, false),
