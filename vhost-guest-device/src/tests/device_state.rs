@@ -356,3 +356,28 @@ fn a_guest_that_breaks_the_queues_is_at_fault() {
     rig.post_sized(5, 0);
     until(&mut rig, |rig| rig.needs_reset().then_some(()));
 }
+
+#[test]
+fn channel_after_channel_takes_no_more_than_the_threads_there_are() {
+    let (mut rig, mut frontend) = migrating();
+    let [(fd, _ours), _] = channels(LOAD);
+    for _ in 0..100 {
+        frontend.send(&message(42, 1, &words(&[LOAD])), &[fd.as_fd()]);
+        // One is refused while those before it are still being given up.
+        let answer = match rig.request() {
+            Some(_) => {
+                rig.reply(42, &words(&[0]));
+                0x100
+            }
+            None => 0x101,
+        };
+        assert_eq!(frontend.receive(), Some(message(42, 5, &words(&[answer]))));
+        assert!(rig.device.pump.as_ref().unwrap().busy() <= 4);
+    }
+    drop(frontend);
+    assert!(rig.needs_reset());
+    assert_closed(&fd, "a channel");
+    while rig.device.pump.as_ref().unwrap().busy() > 0 {
+        thread::yield_now();
+    }
+}
