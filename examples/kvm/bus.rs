@@ -15,13 +15,17 @@ use super::lock;
 use super::pci::{PciBus, CONFIG_ADDRESS, CONFIG_DATA};
 
 /// First port of the serial console, COM1.
-const SERIAL: u16 = 0x3F8;
+pub(super) const SERIAL: u16 = 0x3F8;
 /// Interrupt line of COM1.
-pub const SERIAL_LINE: u32 = 4;
+pub(super) const SERIAL_LINE: u32 = 4;
 /// Command port of a keyboard controller; this VMM has one only to be reset.
-const KEYBOARD: u16 = 0x64;
+pub(super) const KEYBOARD: u16 = 0x64;
 /// The keyboard controller's command that pulls the reset line.
-const PULL_RESET: u8 = 0xFE;
+pub(super) const PULL_RESET: u8 = 0xFE;
+/// Sleep control and status registers, as the ACPI tables describe them.
+pub(super) const POWER: u16 = 0x600;
+/// `SLP_EN` of the sleep control register: whatever the type, it is power-off.
+const SLEEP: u8 = 1 << 5;
 
 /// The serial console's interrupt.
 struct Line(EventFd);
@@ -42,8 +46,8 @@ type Console = Serial<Line, NoEvents, Box<dyn Write + Send>>;
 pub enum Effect {
     /// Nothing.
     None,
-    /// The guest resets the machine; in this VMM that is the end.
-    Reset,
+    /// The guest resets the machine or powers it off; either is the end.
+    End,
 }
 
 /// I/O ports and memory-mapped registers.
@@ -107,7 +111,8 @@ impl Bus {
                 *self.pci().address_register() = u32::from_le_bytes([a, b, c, d]);
             }
             (CONFIG_DATA..0xD00, data) => self.pci().write_data(port - CONFIG_DATA, data),
-            (KEYBOARD, &[PULL_RESET]) => return Effect::Reset,
+            (KEYBOARD, &[PULL_RESET]) => return Effect::End,
+            (POWER, &[value]) if value & SLEEP != 0 => return Effect::End,
             _ => {}
         }
         Effect::None

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | 0x1_0000 | boot parameters ("zero page") |
 //! | 0x2_0000 | command line |
-//! | 0x9_FC00 | MultiProcessor table |
+//! | 0xE_0000 | ACPI tables |
 //! | 0x10_0000 | kernel |
 //! | as high as it may be | initramfs |
 
@@ -25,9 +25,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, ReadVolatil
 
 use super::long_mode::FIRST_FREE;
 use super::machine::LOW_RAM_END;
-use super::mp_table::{self, LOW_MEMORY_END};
 use super::vcpu::Vcpu;
-use super::{Error, Machine, Memory};
+use super::{acpi, Error, Machine, Memory};
 
 const BOOT_PARAMS: u64 = FIRST_FREE;
 const CMDLINE: u64 = 0x2_0000;
@@ -41,10 +40,11 @@ const XLF_KERNEL_64: u16 = 1;
 const LOADER: u8 = 0xFF;
 const E820_RAM: u32 = 1;
 const PAGE: u64 = 4096;
+/// Where memory below 640 KiB ends: the BIOS has its data behind it.
+const LOW_MEMORY_END: u64 = 0x9_FC00;
 
-/// Always there: no ACPI to look for, PCI by configuration mechanism 1, and
-/// resets by the one way that this VMM has.
-const OWN_CMDLINE: &str = "console=ttyS0 acpi=off pci=conf1 reboot=k panic=-1";
+/// Always there: the console, and the end of a kernel that panics.
+const OWN_CMDLINE: &str = "console=ttyS0 panic=-1";
 
 fn open(path: &Path) -> Result<File, Error> {
     File::open(path).map_err(|error| Error::File {
@@ -84,8 +84,8 @@ pub fn boot(
         let first = KERNEL + u64::from(header.init_size).max(loaded.kernel_end - KERNEL);
         load_initramfs(memory, path, first, &mut header)?;
     }
-    mp_table::write(memory)?;
-    write_parameters(memory, header)?;
+    let tables = acpi::write(memory, machine.windows())?;
+    write_parameters(memory, header, tables)?;
     machine.start(loaded.kernel_load.0 + ENTRY, [BOOT_PARAMS, 0])
 }
 
@@ -117,7 +117,7 @@ fn low_ram_end(memory: &Memory) -> u64 {
     LOW_RAM_END.min(memory.last_addr().0 + 1)
 }
 
-fn write_parameters(memory: &Memory, header: setup_header) -> Result<(), Error> {
+fn write_parameters(memory: &Memory, header: setup_header, tables: u64) -> Result<(), Error> {
     let ram = |addr: u64, end: u64| boot_e820_entry {
         addr,
         size: end - addr,
@@ -130,6 +130,7 @@ fn write_parameters(memory: &Memory, header: setup_header) -> Result<(), Error> 
     }
     let mut parameters = boot_params {
         hdr: header,
+        acpi_rsdp_addr: tables,
         e820_entries: map.len() as u8,
         ..Default::default()
     };

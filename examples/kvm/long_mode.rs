@@ -7,7 +7,7 @@
 //! (Documentation/arch/x86/boot.rst), and as good for any other code.
 
 use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_segment, CpuId, Msrs, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::{Kvm, VcpuFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Error, Memory};
@@ -30,6 +30,11 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const PRESENT_WRITABLE: u64 = 0b11;
 const LARGE: u64 = 1 << 7;
+
+/// CPUID: the processor is virtual, so that it pays to look for KVM's clock.
+const HYPERVISOR: u32 = 1 << 31;
+/// CPUID: the local APIC's timer can wait for a time stamp.
+const DEADLINE_TIMER: u32 = 1 << 24;
 
 /// Default memory type: enabled, write-back.
 const MTRR_DEFAULT: kvm_msr_entry = kvm_msr_entry {
@@ -94,7 +99,7 @@ pub fn set_up(
     write_tables(memory)?;
     let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
     let mut cpuid = supported.map_err(Error::kvm("CPUID"))?;
-    adapt(&mut cpuid);
+    adapt(&mut cpuid, kvm.check_extension(Cap::TscDeadlineTimer));
     vcpu.set_cpuid2(&cpuid).map_err(Error::kvm("CPUID"))?;
 
     let mut registers = vcpu.get_sregs().map_err(Error::kvm("registers"))?;
@@ -130,12 +135,19 @@ pub fn set_up(
     wire_local_apic(vcpu)
 }
 
-/// One processor, number 0, whatever the host's has.
-fn adapt(cpuid: &mut CpuId) {
+/// One processor, number 0, whatever the host's has; with what KVM does not
+/// list, because a VMM has to agree to it.
+fn adapt(cpuid: &mut CpuId, deadline_timer: bool) {
     for entry in cpuid.as_mut_slice() {
         match entry.function {
-            // APIC number and logical processors.
-            1 => entry.ebx = entry.ebx & 0xFFFF | 1 << 16,
+            1 => {
+                // APIC number and logical processors.
+                entry.ebx = entry.ebx & 0xFFFF | 1 << 16;
+                entry.ecx |= HYPERVISOR;
+                if deadline_timer {
+                    entry.ecx |= DEADLINE_TIMER;
+                }
+            }
             // Topology: the number again.
             0xB | 0x1F => entry.edx = 0,
             _ => {}

@@ -34,6 +34,10 @@ use super::{long_mode, Error, Function, Memory};
 /// Where RAM below 4 GiB ends at the latest, and BARs begin.
 pub const LOW_RAM_END: u64 = 0xC000_0000;
 const HIGH_RAM: u64 = 1 << 32;
+/// The I/O APIC.
+pub(super) const IO_APIC: u64 = 0xFEC0_0000;
+/// The local APIC.
+pub(super) const LOCAL_APIC: u64 = 0xFEE0_0000;
 /// Three pages that KVM wants on some Intel processors.
 const TSS: usize = 0xFFFB_D000;
 /// One more of them.
@@ -89,8 +93,15 @@ impl Machine {
         })
     }
 
+    /// Where the windows of PCI devices may be: behind RAM, with room for the
+    /// guest to move them.
+    pub fn windows(&self) -> (u64, u64) {
+        let first = HIGH_RAM.max(self.memory.last_addr().0 + 1);
+        (first, self.next_window.next_power_of_two() * 2)
+    }
+
     /// The VM.
-    pub fn vm(&self) -> &VmFd {
+    pub fn vm(&self) -> &Arc<VmFd> {
         &self.vm
     }
 

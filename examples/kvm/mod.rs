@@ -14,17 +14,15 @@
 //! | [`pci`] | how configuration space and BARs are routed, and BARs moved |
 //! | [`vcpu`] | what a vCPU does with exits, memory faults among them |
 //!
-//! The rest is what any VMM for x86-64 needs. There is no ACPI: a guest finds
-//! the interrupt controllers by a MultiProcessor table, and PCI devices by
-//! configuration mechanism 1.
+//! The rest is what any VMM for x86-64 needs.
 
+mod acpi;
 pub mod adapter;
 pub mod bus;
 mod error;
 pub mod linux;
 pub mod long_mode;
 pub mod machine;
-mod mp_table;
 pub mod options;
 pub mod pci;
 mod program;

@@ -104,7 +104,7 @@ fn serve(exit: VcpuExit<'_>, bus: &Bus) -> Result<Option<Ending>, Error> {
         VcpuExit::MmioWrite(address, data) => bus.write(address, data),
         VcpuExit::IoIn(port, data) => bus.port_read(port, data),
         VcpuExit::IoOut(port, data) => {
-            if bus.port_write(port, data) == Effect::Reset {
+            if bus.port_write(port, data) == Effect::End {
                 return Ok(Some(Ending::Guest));
             }
         }

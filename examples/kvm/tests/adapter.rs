@@ -1,0 +1,254 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The adapter by itself: what the traits promise, and what KVM refuses.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::EventfdFlags;
+use rustix::fs::{fcntl_add_seals, memfd_create, MemfdFlags, SealFlags};
+use vhost_guest_examples::kvm::adapter::{Doorbells, Interrupts, Window};
+use vhost_guest_examples::kvm::vcpu::Vcpu;
+use vhost_guest_examples::kvm::Machine;
+use vhost_guest_vmm_traits::{
+    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceChange, SourceId,
+};
+
+use crate::frontend::{event, memory_file, signal, take};
+use crate::guest::Guest;
+use crate::rig::{machine, settle};
+
+const VECTOR: u8 = 0x60;
+const MESSAGE: MsiMessage = MsiMessage {
+    address: 0xFEE0_0000,
+    data: VECTOR as u32,
+};
+const SIZE: u64 = 2 << 20;
+
+/// A guest, and an interrupt manager with sources that are not armed.
+struct Sources<const N: usize> {
+    machine: Machine,
+    guest: Guest,
+    vcpu: Vcpu,
+    interrupts: Interrupts,
+    sources: [SourceId; N],
+    eventfds: [OwnedFd; N],
+}
+
+impl<const N: usize> Sources<N> {
+    fn new() -> Option<Self> {
+        let machine = machine()?;
+        let (guest, vcpu) = Guest::start(&machine);
+        let interrupts = Interrupts::new(Arc::clone(machine.vm()), Vec::new(), 24);
+        Some(Self {
+            sources: [(); N].map(|()| interrupts.create_source().unwrap()),
+            eventfds: [(); N].map(|()| event(EventfdFlags::empty())),
+            machine,
+            guest,
+            vcpu,
+            interrupts,
+        })
+    }
+
+    fn arm(&self, at: usize) -> SourceChange<'_> {
+        SourceChange::Arm {
+            source: self.sources[at],
+            eventfd: self.eventfds[at].as_fd(),
+            message: MESSAGE,
+        }
+    }
+
+    fn disarm(&self, at: usize) -> SourceChange<'_> {
+        SourceChange::Disarm {
+            source: self.sources[at],
+            eventfd: self.eventfds[at].as_fd(),
+        }
+    }
+
+    /// Interrupts so far.
+    fn raised(&self) -> u64 {
+        self.guest.give(&self.machine, &[], 1);
+        settle("the guest", || self.guest.is_done());
+        self.guest.interrupts(VECTOR)
+    }
+
+    fn end(self) {
+        self.vcpu.stop().unwrap();
+    }
+}
+
+#[test]
+fn raises_one_message_from_many_sources() {
+    let Some(rig) = Sources::<3>::new() else {
+        return;
+    };
+    let all = [0, 1, 2].map(|at| rig.arm(at));
+    rig.interrupts.update(&all).unwrap();
+    for (at, eventfd) in rig.eventfds.iter().enumerate() {
+        signal(eventfd);
+        settle("the interrupt", || rig.raised() == at as u64 + 1);
+    }
+    rig.interrupts.update(&[rig.disarm(1)]).unwrap();
+    signal(&rig.eventfds[1]);
+    assert_eq!(rig.raised(), 3);
+    assert_eq!(take(&rig.eventfds[1]), 1);
+    signal(&rig.eventfds[2]);
+    settle("the interrupt", || rig.raised() == 4);
+    rig.end();
+}
+
+#[test]
+fn arms_all_or_none() {
+    let Some(rig) = Sources::<2>::new() else {
+        return;
+    };
+    let file = memory_file(4096, 0);
+    let wrong = SourceChange::Arm {
+        source: rig.sources[1],
+        eventfd: file.as_fd(),
+        message: MESSAGE,
+    };
+    let error = rig.interrupts.update(&[rig.arm(0), wrong]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    signal(&rig.eventfds[0]);
+    assert_eq!(rig.raised(), 0);
+    // The same eventfd in two sources.
+    let twice = SourceChange::Arm {
+        source: rig.sources[1],
+        eventfd: rig.eventfds[0].as_fd(),
+        message: MESSAGE,
+    };
+    rig.interrupts.update(&[rig.arm(0), twice]).unwrap_err();
+    // What waits is raised at once, by the one that is armed.
+    rig.interrupts.update(&[rig.arm(0)]).unwrap();
+    settle("the interrupts", || rig.raised() >= 1);
+    rig.interrupts.update(&[rig.disarm(0)]).unwrap();
+    assert_eq!(take(&rig.eventfds[0]), 0, "not drained");
+    rig.end();
+}
+
+#[test]
+fn moves_an_eventfd_from_one_source_to_another() {
+    let Some(rig) = Sources::<2>::new() else {
+        return;
+    };
+    rig.interrupts.update(&[rig.arm(0)]).unwrap();
+    let other = SourceChange::Arm {
+        source: rig.sources[1],
+        eventfd: rig.eventfds[0].as_fd(),
+        message: MESSAGE,
+    };
+    rig.interrupts.update(&[other, rig.disarm(0)]).unwrap();
+    signal(&rig.eventfds[0]);
+    settle("the interrupt", || rig.raised() == 1);
+    rig.end();
+}
+
+#[test]
+fn runs_out_of_sources_and_takes_them_back() {
+    let Some(machine) = machine() else {
+        return;
+    };
+    let interrupts = Interrupts::new(Arc::clone(machine.vm()), Vec::new(), 24);
+    let sources: Vec<_> = (24..4096)
+        .map(|_| interrupts.create_source().unwrap())
+        .collect();
+    let error = interrupts.create_source().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    interrupts.destroy_source(sources[1000]);
+    assert_eq!(interrupts.create_source().unwrap(), sources[1000]);
+    // All of them at the same time, as many as KVM takes.
+    let eventfd = event(EventfdFlags::empty());
+    let last = SourceChange::Arm {
+        source: sources[4071],
+        eventfd: eventfd.as_fd(),
+        message: MESSAGE,
+    };
+    interrupts.update(&[last]).unwrap();
+}
+
+#[test]
+fn has_one_eventfd_at_a_doorbell() {
+    let Some(machine) = machine() else {
+        return;
+    };
+    let doorbells = Doorbells(Arc::clone(machine.vm()));
+    let [one, other] = [(); 2].map(|()| event(EventfdFlags::empty()));
+    let at = 0xC000_0000;
+    doorbells.register(one.as_fd(), at).unwrap();
+    let error = doorbells.register(other.as_fd(), at).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    doorbells.unregister(other.as_fd(), at).unwrap_err();
+    doorbells.unregister(one.as_fd(), at).unwrap();
+    doorbells.unregister(one.as_fd(), at).unwrap_err();
+    let file = memory_file(4096, 0);
+    let error = doorbells.register(file.as_fd(), at).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+/// Whether this process has any of a file mapped.
+fn is_mapped(name: &str) -> bool {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.contains(&format!("/memfd:{name} "))
+}
+
+fn named_file(name: &str) -> File {
+    let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&fd, SIZE).unwrap();
+    File::from(fd)
+}
+
+#[test]
+fn leaves_nothing_of_a_file_behind() {
+    let Some(machine) = machine() else {
+        return;
+    };
+    let window = Window::new(Arc::clone(machine.vm()), 16 * SIZE, 100..102).unwrap();
+    window.place(Some(0xD000_0000)).unwrap();
+    let file = named_file("kvm-window-1");
+    window.map(SIZE, file.as_fd(), 0, SIZE).unwrap();
+    window.map(2 * SIZE, file.as_fd(), 0, SIZE).unwrap();
+    assert!(is_mapped("kvm-window-1"));
+    // There are two slots only.
+    let error = window.map(3 * SIZE, file.as_fd(), 0, SIZE).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    window.unmap(SIZE, 4096).unwrap_err();
+    window.unmap(SIZE, SIZE).unwrap();
+    window.unmap(SIZE, SIZE).unwrap_err();
+    window.map(3 * SIZE, file.as_fd(), 0, SIZE).unwrap();
+    window.unmap(2 * SIZE, SIZE).unwrap();
+    window.unmap(3 * SIZE, SIZE).unwrap();
+    assert!(!is_mapped("kvm-window-1"));
+}
+
+#[test]
+fn maps_nothing_that_it_cannot_map_whole() {
+    let Some(machine) = machine() else {
+        return;
+    };
+    let window = Window::new(Arc::clone(machine.vm()), 16 * SIZE, 100..110).unwrap();
+    let sealed = named_file("kvm-window-2");
+    fcntl_add_seals(&sealed, SealFlags::FUTURE_WRITE).unwrap();
+    let error = window.map(SIZE, sealed.as_fd(), 0, SIZE).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    let file = named_file("kvm-window-3");
+    window
+        .map(u64::MAX - SIZE + 1, file.as_fd(), 0, SIZE)
+        .unwrap_err();
+    // In the middle of RAM there is no place for the window. It is nowhere
+    // then, and not lost.
+    window.map(SIZE, file.as_fd(), 0, SIZE).unwrap();
+    window.map(2 * SIZE, file.as_fd(), 0, SIZE).unwrap();
+    let error = window.place(Some(0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    window.place(Some(0xD000_0000)).unwrap();
+    let error = window.place(Some(u64::MAX - 3 * SIZE + 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    window.place(None).unwrap();
+    drop(window);
+    assert!(!is_mapped("kvm-window-2") && !is_mapped("kvm-window-3"));
+}
