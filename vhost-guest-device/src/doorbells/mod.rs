@@ -50,8 +50,6 @@ pub(crate) struct Doorbells {
     vrings: u16,
     signaller: Arc<Signaller>,
     bells: IoEventFds<EventFd>,
-    /// Bells that were rung from userspace since they got their eventfds.
-    rung: Vec<bool>,
 }
 
 impl Doorbells {
@@ -66,7 +64,6 @@ impl Doorbells {
             vrings,
             signaller,
             bells: IoEventFds::new(registrar, count, DOORBELL_MULTIPLIER),
-            rung: vec![false; usize::from(count)],
         }
     }
 
@@ -94,13 +91,14 @@ impl Doorbells {
         let missing = || ServiceError::Refused(io::ErrorKind::InvalidInput.into());
         let index = self.index(doorbell).ok_or_else(missing)?;
         let old = self.bells.set(index, new.clone())?;
-        let rung = self.rung.get_mut(index).map(std::mem::take);
         if let Some(old) = old.filter(|old| new.as_ref() != Some(old)) {
-            self.signaller.forget(&old);
             // A signal that was still on its way to the old eventfd goes to
-            // the new one. One too many does no harm, one too few does.
-            if let Some(new) = new.filter(|_| rung == Some(true)) {
-                self.signaller.signal(&new);
+            // the new one, and from there to the next one, if it has to. One
+            // too many does no harm, one too few does.
+            if self.signaller.forget(&old) {
+                if let Some(new) = new {
+                    self.signaller.signal(&new);
+                }
             }
         }
         Ok(())
@@ -128,11 +126,7 @@ impl Doorbells {
         }
         let index = usize::try_from(offset / stride).ok();
         let eventfd = index.and_then(|index| self.bells.get(index));
-        let rings = eventfd.is_some_and(|fd| self.signaller.signal(fd));
-        if let Some(rung) = index.and_then(|index| self.rung.get_mut(index)) {
-            *rung |= rings;
-        }
-        rings
+        eventfd.is_some_and(|fd| self.signaller.signal(fd))
     }
 
     /// Disconnects all doorbells: the frontend is gone.
@@ -141,7 +135,6 @@ impl Doorbells {
     ///
     /// A doorbell may still be live: the device is dead.
     pub(crate) fn clear(&mut self) -> Result<(), ServiceError> {
-        self.rung.fill(false);
         let (detached, outcome) = self.bells.clear();
         for eventfd in detached {
             self.signaller.forget(&eventfd);

@@ -42,6 +42,15 @@ pub(super) struct Crew<J: Job> {
     shared: Arc<Shared<J>>,
 }
 
+/// What [`Crew::withdraw`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Withdrawn {
+    /// Jobs waited, and are gone.
+    pub(super) any: bool,
+    /// A job runs, which nobody can take away.
+    pub(super) running: bool,
+}
+
 /// What the threads of a crew share.
 pub(super) struct Shared<J: Job> {
     state: Mutex<State<J>>,
@@ -170,8 +179,8 @@ impl<J: Job> Crew<J> {
         true
     }
 
-    /// Takes the waiting jobs with this key away, and tells whether one runs.
-    pub(super) fn withdraw(&self, key: &J::Key) -> bool {
+    /// Takes the waiting jobs with this key away.
+    pub(super) fn withdraw(&self, key: &J::Key) -> Withdrawn {
         let mut state = self.shared.state();
         let queue = std::mem::take(&mut state.queue);
         let (withdrawn, kept) = queue.into_iter().partition(|job| job.key() == *key);
@@ -179,8 +188,11 @@ impl<J: Job> Crew<J> {
         let running = state.running.contains(key);
         drop(state);
         // What a job owns is dropped outside the lock.
-        drop::<VecDeque<J>>(withdrawn);
-        running
+        let withdrawn: VecDeque<J> = withdrawn;
+        Withdrawn {
+            any: !withdrawn.is_empty(),
+            running,
+        }
     }
 
     /// Takes all waiting jobs away, and returns the keys of the running ones.

@@ -77,9 +77,22 @@ impl Signaller {
     /// Ends all use of `eventfd`, which was detached from its doorbell: what
     /// waits is dropped, and a thread that is blocked on it is freed. Never
     /// blocks.
-    pub(crate) fn forget(&self, eventfd: &EventFd) {
-        if self.crew.withdraw(&Some(eventfd.clone())) {
+    ///
+    /// Tells whether there was a signal that may not have been made.
+    pub(crate) fn forget(&self, eventfd: &EventFd) -> bool {
+        let found = self.crew.withdraw(&Some(eventfd.clone()));
+        if found.running {
             self.unblock(eventfd.clone());
+        }
+        found.any || found.running
+    }
+
+    /// Blocks a thread on a full eventfd, until that is read.
+    #[cfg(test)]
+    pub(crate) fn block_on(&self, full: &EventFd) {
+        self.crew.push(Work::LostRace(full.clone()));
+        while !self.crew.is_running(&Some(full.clone())) {
+            thread::yield_now();
         }
     }
 

@@ -32,6 +32,13 @@ impl Peer {
         self.receive(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap())
     }
 
+    /// An eventfd that blocks whoever writes to it, until it is read.
+    pub(crate) fn full_eventfd(&self) -> EventFd {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        self.receive(fd)
+    }
+
     /// The same eventfd, received a second time.
     pub(crate) fn again(&self, eventfd: &EventFd) -> EventFd {
         self.receive(eventfd.as_fd().try_clone_to_owned().unwrap())
