@@ -22,7 +22,7 @@ use kvm_bindings::{
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use rustix::mm::{madvise, mmap, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
 use vhost_guest_vmm_traits::{
-    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceChange, SourceId,
+    Arming, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceId,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -75,11 +75,12 @@ impl Interrupts {
     ///
     /// There is no call to change a part of KVM's table, and writing it waits
     /// until no vCPU uses the old one: so once for all sources, if at all.
-    fn route(&self, arms: &[(u32, BorrowedFd<'_>, MsiMessage)]) -> io::Result<()> {
+    fn route(&self, sources: &[Arming<'_>]) -> io::Result<()> {
         let mut routes = lock(&self.routes);
         let mut wanted = routes.clone();
-        for (gsi, _, message) in arms {
-            *wanted.get_mut(gsi).ok_or(io::ErrorKind::NotFound)? = Some(*message);
+        for arming in sources {
+            let route = wanted.get_mut(&arming.source.0);
+            *route.ok_or(io::ErrorKind::NotFound)? = Some(arming.message);
         }
         if wanted != *routes {
             let messages = wanted.iter();
@@ -102,36 +103,29 @@ impl InterruptManager for Interrupts {
         Ok(SourceId(gsi))
     }
 
-    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
-        let (mut outcome, mut arms) = (Ok(()), Vec::new());
-        for change in changes {
-            match *change {
-                // When KVM lets go of an eventfd it reads it, and has raised
-                // what was in it when the call returns. All that may go wrong
-                // is that it is none; and then it is not armed.
-                SourceChange::Disarm {
-                    source,
-                    eventfd: fd,
-                } => outcome = outcome.and(self.vm.unregister_irqfd(&eventfd(fd), source.0)),
-                SourceChange::Arm {
-                    source,
-                    eventfd: fd,
-                    message,
-                } => arms.push((source.0, fd, message)),
-            }
-        }
-        outcome?;
+    fn arm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
         // Routes come first: an eventfd that is readable uses its own at once.
-        self.route(&arms)?;
-        let mut each = arms.iter();
-        let armed = each.try_for_each(|(gsi, fd, _)| self.vm.register_irqfd(&eventfd(*fd), *gsi));
-        if armed.is_err() {
-            // All or nothing. KVM does not mind those that it does not have.
-            for (gsi, fd, _) in &arms {
-                let _ = self.vm.unregister_irqfd(&eventfd(*fd), *gsi);
-            }
+        self.route(sources)?;
+        for arming in sources {
+            let fd = eventfd(arming.eventfd);
+            self.vm.register_irqfd(&fd, arming.source.0)?;
         }
-        Ok(armed?)
+        Ok(())
+    }
+
+    fn disarm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
+        // When KVM lets go of an eventfd it reads it, and has raised what was
+        // in it when the call returns. It does not mind those that it does not
+        // have; what is no eventfd (EINVAL) it does not have either.
+        let disarm = |arming: &Arming<'_>| {
+            let fd = eventfd(arming.eventfd);
+            let outcome = self.vm.unregister_irqfd(&fd, arming.source.0);
+            outcome.or_else(|error| match error.errno() {
+                libc::EINVAL => Ok(()),
+                _ => Err(error),
+            })
+        };
+        Ok(sources.iter().map(disarm).fold(Ok(()), Result::and)?)
     }
 
     fn destroy_source(&self, source: SourceId) {
@@ -233,11 +227,13 @@ impl Reservation {
         let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: the range is in this reservation, which nothing in this
         // process has references into: only the guest's accesses go here.
-        unsafe { mmap(pointer, bytes, protection, flags, fd, fd_offset) }?;
+        let mapped = unsafe { mmap(pointer, bytes, protection, flags, fd, fd_offset) };
         let mut advice = [Advice::LinuxDontDump, Advice::LinuxDontFork].into_iter();
         // SAFETY: the range was mapped just now, and no advice changes it.
-        let outcome = advice.try_for_each(|advice| unsafe { madvise(pointer, bytes, advice) });
+        let advise = |advice| unsafe { madvise(pointer, bytes, advice) };
+        let outcome = mapped.and_then(|_| advice.try_for_each(advise));
         if outcome.is_err() {
+            // A mapping that failed may have left a gap, which has to be filled.
             let _ = self.clear(at, length);
         }
         Ok(outcome?)

@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::mm::{madvise, Advice};
 use vhost_guest_vmm_traits::{
-    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceChange, SourceId,
+    Arming, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceId,
 };
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
@@ -133,10 +133,17 @@ impl InterruptManager for Interrupts {
         lock(&self.shared.sources).create()
     }
 
-    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
-        let shared = &self.shared;
-        let raise = |message| shared.raise(message);
-        lock(&shared.sources).update(&shared.events, changes, raise)
+    fn arm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
+        lock(&self.shared.sources).arm_all(&self.shared.events, sources)
+    }
+
+    fn disarm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
+        let mut armed = lock(&self.shared.sources);
+        let signalled = sources
+            .iter()
+            .filter_map(|arming| armed.disarm(&self.shared.events, arming.source));
+        signalled.for_each(|message| self.shared.raise(message));
+        Ok(())
     }
 
     fn destroy_source(&self, source: SourceId) {

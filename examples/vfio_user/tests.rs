@@ -25,7 +25,7 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vhost_guest_vmm_traits::{InterruptManager, SharedMemoryMapper, SourceChange};
+use vhost_guest_vmm_traits::{Arming, InterruptManager, SharedMemoryMapper};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use vmm_sys_util::tempdir::TempDir;
@@ -415,19 +415,17 @@ fn carries_signals_to_the_eventfd_of_the_vector() {
     let own = eventfd(0, EventfdFlags::empty()).unwrap();
     let client = EventFd::new(0).unwrap();
     interrupts.set_trigger(3, Some(File::from(eventfd_of(&client))));
-    let arm = SourceChange::Arm {
+    let arming = Arming {
         source,
         eventfd: own.as_fd(),
         message: Interrupts::message(3),
     };
-    interrupts.update(&[arm]).unwrap();
+    interrupts.arm(&[arming]).unwrap();
     rustix::io::write(&own, &1_u64.to_ne_bytes()).unwrap();
     assert_eq!(client.read().unwrap(), 1);
     // What was signalled before it is disarmed arrives, by whoever sees it.
     rustix::io::write(&own, &1_u64.to_ne_bytes()).unwrap();
-    let eventfd = own.as_fd();
-    let disarm = SourceChange::Disarm { source, eventfd };
-    interrupts.update(&[disarm]).unwrap();
+    interrupts.disarm(&[arming]).unwrap();
     assert_eq!(client.read().unwrap(), 1);
     interrupts.destroy_source(source);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use vhost_guest_driver::emulated::Interrupts;
 use vhost_guest_driver::{MsiMessage as GuestMessage, VectorSet, MAX_VECTORS};
-use vhost_guest_vmm_traits::{InterruptManager, MsiMessage, SourceChange, SourceId};
+use vhost_guest_vmm_traits::{Arming, InterruptManager, MsiMessage, SourceId};
 
 use super::sources::{Events, Sources};
 
@@ -154,13 +154,22 @@ impl InterruptManager for InterruptController {
         self.shared.sources().create()
     }
 
-    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
+    fn arm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
+        let shared = &self.shared;
+        shared.sources().arm_all(shared.events(), sources)
+    }
+
+    fn disarm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
         let mut vectors = VectorSet::new();
         let shared = &self.shared;
-        let raise = |message| vectors.merge(&vector_of(message));
-        let outcome = shared.sources().update(shared.events(), changes, raise);
+        for arming in sources {
+            let signalled = shared.sources().disarm(shared.events(), arming.source);
+            if let Some(message) = signalled {
+                vectors.merge(&vector_of(message));
+            }
+        }
         shared.raise(&vectors);
-        outcome
+        Ok(())
     }
 
     fn destroy_source(&self, source: SourceId) {
@@ -211,18 +220,11 @@ mod tests {
         }
     }
 
-    fn arm(fd: &OwnedFd, source: SourceId, vector: u32) -> SourceChange<'_> {
-        SourceChange::Arm {
+    fn arming(fd: &OwnedFd, source: SourceId, vector: u32) -> Arming<'_> {
+        Arming {
             source,
             eventfd: fd.as_fd(),
             message: message(vector),
-        }
-    }
-
-    fn disarm(fd: &OwnedFd, source: SourceId) -> SourceChange<'_> {
-        SourceChange::Disarm {
-            source,
-            eventfd: fd.as_fd(),
         }
     }
 
@@ -238,7 +240,7 @@ mod tests {
     fn raises_at_once_what_was_signalled_before_arming() {
         let controller = InterruptController::new(true).unwrap();
         let (fd, source) = (new_eventfd(1), controller.create_source().unwrap());
-        controller.update(&[arm(&fd, source, 5)]).unwrap();
+        controller.arm(&[arming(&fd, source, 5)]).unwrap();
         assert_eq!(vectors(controller.wait(SOON)), [5]);
         assert!(controller.wait(SOON).is_empty());
         signal(&fd);
@@ -250,9 +252,9 @@ mod tests {
     fn raises_what_was_signalled_before_disarming_and_drains_it() {
         let controller = InterruptController::new(true).unwrap();
         let (fd, source) = (new_eventfd(0), controller.create_source().unwrap());
-        controller.update(&[arm(&fd, source, 5)]).unwrap();
+        controller.arm(&[arming(&fd, source, 5)]).unwrap();
         signal(&fd);
-        controller.update(&[disarm(&fd, source)]).unwrap();
+        controller.disarm(&[arming(&fd, source, 5)]).unwrap();
         assert_eq!(vectors(controller.wait(SOON)), [5]);
         signal(&fd);
         assert!(controller.wait(SOON).is_empty());
@@ -263,44 +265,37 @@ mod tests {
         let controller = InterruptController::new(true).unwrap();
         let fds = [new_eventfd(0), new_eventfd(0)];
         let ids = [(); 2].map(|()| controller.create_source().unwrap());
-        let changes = [arm(&fds[0], ids[0], 9), arm(&fds[1], ids[1], 9)];
-        controller.update(&changes).unwrap();
-        controller.update(&[disarm(&fds[0], ids[0])]).unwrap();
+        let both = [arming(&fds[0], ids[0], 9), arming(&fds[1], ids[1], 9)];
+        controller.arm(&both).unwrap();
+        controller.disarm(&both[..1]).unwrap();
         signal(&fds[1]);
         assert_eq!(vectors(controller.wait(SOON)), [9]);
     }
 
     #[test]
-    fn arms_nothing_when_one_descriptor_is_not_an_eventfd() {
+    fn can_be_disarmed_when_one_descriptor_is_not_an_eventfd() {
         let controller = InterruptController::new(true).unwrap();
         let fds = [
             new_eventfd(0),
             std::fs::File::open("/dev/null").unwrap().into(),
-            new_eventfd(0),
         ];
-        let ids = [(); 3].map(|()| controller.create_source().unwrap());
-        controller.update(&[arm(&fds[2], ids[2], 3)]).unwrap();
-        let changes = [
-            arm(&fds[0], ids[0], 1),
-            arm(&fds[1], ids[1], 2),
-            disarm(&fds[2], ids[2]),
-        ];
-        let error = controller.update(&changes).unwrap_err();
+        let ids = [(); 2].map(|()| controller.create_source().unwrap());
+        let both = [arming(&fds[0], ids[0], 1), arming(&fds[1], ids[1], 2)];
+        let error = controller.arm(&both).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        controller.disarm(&both).unwrap();
         signal(&fds[0]);
-        signal(&fds[2]);
         assert!(controller.wait(SOON).is_empty());
-        // All can be armed again.
-        controller.update(&[arm(&fds[0], ids[0], 1)]).unwrap();
-        controller.update(&[arm(&fds[2], ids[2], 3)]).unwrap();
-        assert_eq!(vectors(controller.wait(SOON)), [1, 3]);
+        // What can be armed can be armed again.
+        controller.arm(&both[..1]).unwrap();
+        assert_eq!(vectors(controller.wait(SOON)), [1]);
     }
 
     #[test]
     fn forwards_through_a_thread_without_irqfds() {
         let controller = InterruptController::new(false).unwrap();
         let (fd, source) = (new_eventfd(0), controller.create_source().unwrap());
-        controller.update(&[arm(&fd, source, 5)]).unwrap();
+        controller.arm(&[arming(&fd, source, 5)]).unwrap();
         signal(&fd);
         assert_eq!(vectors(controller.wait(None)), [5]);
         assert_eq!((controller.delivered(), controller.forwarded()), (0, 1));
@@ -319,7 +314,7 @@ mod tests {
         let controller = InterruptController::new(true).unwrap();
         let fd = eventfd(1000, EventfdFlags::SEMAPHORE).unwrap();
         let source = controller.create_source().unwrap();
-        controller.update(&[arm(&fd, source, 5)]).unwrap();
+        controller.arm(&[arming(&fd, source, 5)]).unwrap();
         assert_eq!(vectors(controller.wait(SOON)), [5]);
         assert!(controller.wait(SOON).is_empty());
     }

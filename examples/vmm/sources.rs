@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::Timespec;
-use vhost_guest_vmm_traits::{MsiMessage, SourceChange, SourceId};
+use vhost_guest_vmm_traits::{Arming, MsiMessage, SourceId};
 
 use super::eventfd;
 
@@ -60,73 +60,40 @@ impl Sources {
         self.sources.remove(&source);
     }
 
-    /// Makes the changes; calls `raise` for each message of an eventfd that was
-    /// signalled and is disarmed before anybody saw it.
-    pub fn update(
-        &mut self,
-        events: &Events,
-        changes: &[SourceChange<'_>],
-        mut raise: impl FnMut(MsiMessage),
-    ) -> io::Result<()> {
-        let mut outcome = Ok(());
-        let mut armed = Vec::new();
-        for change in changes {
-            match *change {
-                SourceChange::Disarm { source, .. } => self.disarm(events, source, &mut raise),
-                SourceChange::Arm {
-                    source,
-                    eventfd,
-                    message,
-                } if outcome.is_ok() => {
-                    outcome = self.arm(events, source, eventfd, message);
-                    armed.push(source);
-                }
-                SourceChange::Arm { .. } => {}
-            }
-        }
-        if outcome.is_err() {
-            for source in armed {
-                self.disarm(events, source, &mut raise);
-            }
-        }
-        outcome
+    /// Arms all of `sources`, or as many as it can.
+    pub fn arm_all(&mut self, events: &Events, sources: &[Arming<'_>]) -> io::Result<()> {
+        sources
+            .iter()
+            .try_for_each(|arming| self.arm(events, arming))
     }
 
-    fn arm(
-        &mut self,
-        events: &Events,
-        source: SourceId,
-        eventfd: BorrowedFd<'_>,
-        message: MsiMessage,
-    ) -> io::Result<()> {
-        eventfd::check(eventfd)?;
-        let slot = self.sources.get_mut(&source);
+    fn arm(&mut self, events: &Events, arming: &Arming<'_>) -> io::Result<()> {
+        eventfd::check(arming.eventfd)?;
+        let slot = self.sources.get_mut(&arming.source);
         let slot = slot.ok_or(io::ErrorKind::NotFound)?;
         if slot.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let token = self.next_token;
-        let eventfd = eventfd.try_clone_to_owned()?;
+        let eventfd = arming.eventfd.try_clone_to_owned()?;
         events.watch(&eventfd, token)?;
         *slot = Some(Armed {
             eventfd,
-            message,
+            message: arming.message,
             token,
         });
         self.next_token += 1;
-        self.tokens.insert(token, source);
+        self.tokens.insert(token, arming.source);
         Ok(())
     }
 
-    fn disarm(&mut self, events: &Events, source: SourceId, raise: &mut impl FnMut(MsiMessage)) {
-        let Some(armed) = self.sources.get_mut(&source).and_then(Option::take) else {
-            return;
-        };
+    /// Disarms a source; returns its message if the eventfd was signalled
+    /// before anybody saw it.
+    pub fn disarm(&mut self, events: &Events, source: SourceId) -> Option<MsiMessage> {
+        let armed = self.sources.get_mut(&source).and_then(Option::take)?;
         self.tokens.remove(&armed.token);
         events.forget(&armed.eventfd);
-        if eventfd::drain(&armed.eventfd) {
-            raise(armed.message);
-        }
+        eventfd::drain(&armed.eventfd).then_some(armed.message)
     }
 
     /// Takes the signal of an event, unless its source has been disarmed.

@@ -13,7 +13,8 @@ use std::os::fd::{BorrowedFd, RawFd};
 /// 8 bytes) and any value at exactly this address signals the eventfd; there
 /// is no data match. The store does not leave the kernel, so the eventfd may
 /// be one that a hostile frontend holds the other end of: the kernel's signal
-/// never blocks.
+/// never blocks. A guest's *load* from the address may signal it as well: some
+/// kernels do not tell the two apart, and it harms nobody.
 pub trait IoEventFdRegistrar: Send + Sync {
     /// Connects the doorbell at `address` to `eventfd`.
     ///

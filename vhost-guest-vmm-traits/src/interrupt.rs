@@ -23,30 +23,15 @@ pub struct MsiMessage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId(pub u32);
 
-/// One change that [`InterruptManager::update`] makes.
+/// An eventfd that raises a message by way of a source.
 #[derive(Clone, Copy, Debug)]
-pub enum SourceChange<'a> {
-    /// From now on `eventfd` raises `message`.
-    ///
-    /// If the eventfd is readable already, the interrupt is raised at once.
-    Arm {
-        /// The source, which is not armed.
-        source: SourceId,
-        /// The eventfd; each is armed in at most one source at a time.
-        eventfd: BorrowedFd<'a>,
-        /// The message to raise.
-        message: MsiMessage,
-    },
-    /// From now on `eventfd` raises nothing.
-    ///
-    /// What was signalled before has been raised or is gone: the eventfd is
-    /// not readable right after this, unless it is signalled again.
-    Disarm {
-        /// The source, which is armed.
-        source: SourceId,
-        /// The eventfd that it was armed with.
-        eventfd: BorrowedFd<'a>,
-    },
+pub struct Arming<'a> {
+    /// The source.
+    pub source: SourceId,
+    /// The eventfd.
+    pub eventfd: BorrowedFd<'a>,
+    /// The message that it raises.
+    pub message: MsiMessage,
 }
 
 /// Turns eventfds into message-signalled interrupts without a thread.
@@ -61,11 +46,11 @@ pub enum SourceChange<'a> {
 /// # Lifecycle of a source
 ///
 /// ```text
-///            create_source          Arm(eventfd, message)
+///            create_source               arm
 ///   (none) ────────────────▶ idle ──────────────────────▶ armed
 ///      ▲                     │  ▲                           │
 ///      └─────────────────────┘  └───────────────────────────┘
-///          destroy_source             Disarm(eventfd)
+///          destroy_source                disarm
 /// ```
 pub trait InterruptManager: Send + Sync {
     /// Creates a source that is not armed.
@@ -75,18 +60,32 @@ pub trait InterruptManager: Send + Sync {
     /// Any error is a fault of the environment: too many routes, no memory.
     fn create_source(&self) -> io::Result<SourceId>;
 
-    /// Makes all of `changes`, in order, as one step.
+    /// Arms sources that are not armed: from now on each eventfd raises its
+    /// message. One that is readable already raises it at once.
     ///
-    /// On `Ok`, all changes are in force: an eventfd that was disarmed raises
-    /// nothing any more, one that was armed raises its message. The device
-    /// passes many changes at a time where it can (mask all, MSI-X enable), so
-    /// that a table of routes is written once.
+    /// The device passes many at a time where it can (MSI-X enable), so that
+    /// a table of routes is written once. Routes come before eventfds.
     ///
     /// # Errors
     ///
-    /// On an error no source named by an `Arm` is armed. Every `Disarm` has
-    /// been made. `InvalidInput` (`EINVAL`) if a descriptor is not an eventfd.
-    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()>;
+    /// On an error some of them may be armed: the device disarms all of them
+    /// before it goes on. `InvalidInput` (`EINVAL`) if a descriptor is not an
+    /// eventfd and `ResourceBusy` (`EBUSY`) if an eventfd is armed already are
+    /// taken as a fault of the frontend that sent it, everything else as the
+    /// environment's.
+    fn arm(&self, sources: &[Arming<'_>]) -> io::Result<()>;
+
+    /// Disarms sources: from now on their eventfds raise nothing. What was
+    /// signalled before has been raised, and the eventfd is not readable right
+    /// after this, unless it is signalled again (an `EFD_SEMAPHORE` eventfd
+    /// may keep counts, and raises no more messages than it was signalled).
+    /// A source that is not armed is left alone.
+    ///
+    /// # Errors
+    ///
+    /// Any error means that an eventfd may still raise a message. The device
+    /// then reports itself dead. All that can be disarmed is.
+    fn disarm(&self, sources: &[Arming<'_>]) -> io::Result<()>;
 
     /// Gives back a source that is not armed.
     fn destroy_source(&self, source: SourceId);

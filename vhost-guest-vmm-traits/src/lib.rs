@@ -25,7 +25,8 @@
 //!   another process of the VMM), never on anything that the frontend or the
 //!   guest controls.
 //! - They must not call back into the device: its lock is held.
-//! - They do not panic. An error leaves everything as it was before the call.
+//! - They do not panic. An error leaves everything as it was before the call,
+//!   unless the method says otherwise.
 //! - Descriptors are borrowed for the time of the call. What has to live
 //!   longer is duplicated by the implementer.
 //!
@@ -67,5 +68,5 @@ pub mod test_utils;
 
 pub use doorbell::IoEventFdRegistrar;
 pub use host::{Access, AddressTranslator, DeviceNotifier, ThreadHook, Translation};
-pub use interrupt::{InterruptManager, MsiMessage, SourceChange, SourceId};
+pub use interrupt::{Arming, InterruptManager, MsiMessage, SourceId};
 pub use memory::SharedMemoryMapper;

@@ -25,8 +25,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    DeviceNotifier, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper,
-    SourceChange, SourceId, ThreadHook,
+    Arming, DeviceNotifier, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper,
+    SourceId, ThreadHook,
 };
 
 /// One recorded call. Descriptors are recorded by number, for comparison only.
@@ -236,40 +236,43 @@ impl InterruptManager for TestVmm {
         Ok(source)
     }
 
-    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
+    fn arm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
         let mut state = self.state();
-        let outcome = state.step();
-        for change in changes {
-            match *change {
-                SourceChange::Disarm { source, eventfd } => {
-                    let armed = state.sources.get_mut(&source).expect("disarm of no source");
-                    assert!(
-                        armed.take().is_some(),
-                        "disarm of {source:?}, which is not armed"
-                    );
-                    let eventfd = eventfd.as_raw_fd();
-                    state.calls.push(Call::Disarm { source, eventfd });
-                }
-                SourceChange::Arm {
-                    source,
-                    eventfd,
-                    message,
-                } if outcome.is_ok() => {
-                    let held = eventfd.try_clone_to_owned()?;
-                    let armed = state.sources.get_mut(&source).expect("arm of no source");
-                    assert!(armed.is_none(), "arm of {source:?}, which is armed");
-                    *armed = Some((held, message));
-                    let eventfd = eventfd.as_raw_fd();
-                    state.calls.push(Call::Arm {
-                        source,
-                        eventfd,
-                        message,
-                    });
-                }
-                SourceChange::Arm { .. } => {}
+        state.step()?;
+        for arming in sources {
+            let Arming {
+                source,
+                eventfd,
+                message,
+            } = *arming;
+            let held = eventfd.try_clone_to_owned()?;
+            let armed = state.sources.get_mut(&source).expect("arm of no source");
+            assert!(armed.is_none(), "arm of {source:?}, which is armed");
+            *armed = Some((held, message));
+            let eventfd = eventfd.as_raw_fd();
+            state.calls.push(Call::Arm {
+                source,
+                eventfd,
+                message,
+            });
+        }
+        Ok(())
+    }
+
+    fn disarm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
+        let mut state = self.state();
+        state.step()?;
+        for Arming {
+            source, eventfd, ..
+        } in sources
+        {
+            let armed = state.sources.get_mut(source).expect("disarm of no source");
+            if armed.take().is_some() {
+                let (source, eventfd) = (*source, eventfd.as_raw_fd());
+                state.calls.push(Call::Disarm { source, eventfd });
             }
         }
-        outcome
+        Ok(())
     }
 
     fn destroy_source(&self, source: SourceId) {

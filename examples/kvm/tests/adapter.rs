@@ -15,7 +15,7 @@ use vhost_guest_examples::kvm::adapter::{Doorbells, Interrupts, Window};
 use vhost_guest_examples::kvm::vcpu::Vcpu;
 use vhost_guest_examples::kvm::Machine;
 use vhost_guest_vmm_traits::{
-    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceChange, SourceId,
+    Arming, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceId,
 };
 
 use crate::frontend::{event, memory_file, signal, take};
@@ -54,18 +54,11 @@ impl<const N: usize> Sources<N> {
         })
     }
 
-    fn arm(&self, at: usize) -> SourceChange<'_> {
-        SourceChange::Arm {
+    fn arming(&self, at: usize) -> Arming<'_> {
+        Arming {
             source: self.sources[at],
             eventfd: self.eventfds[at].as_fd(),
             message: MESSAGE,
-        }
-    }
-
-    fn disarm(&self, at: usize) -> SourceChange<'_> {
-        SourceChange::Disarm {
-            source: self.sources[at],
-            eventfd: self.eventfds[at].as_fd(),
         }
     }
 
@@ -86,13 +79,13 @@ fn raises_one_message_from_many_sources() {
     let Some(rig) = Sources::<3>::new() else {
         return;
     };
-    let all = [0, 1, 2].map(|at| rig.arm(at));
-    rig.interrupts.update(&all).unwrap();
+    let all = [0, 1, 2].map(|at| rig.arming(at));
+    rig.interrupts.arm(&all).unwrap();
     for (at, eventfd) in rig.eventfds.iter().enumerate() {
         signal(eventfd);
         settle("the interrupt", || rig.raised() == at as u64 + 1);
     }
-    rig.interrupts.update(&[rig.disarm(1)]).unwrap();
+    rig.interrupts.disarm(&[rig.arming(1)]).unwrap();
     signal(&rig.eventfds[1]);
     assert_eq!(rig.raised(), 3);
     assert_eq!(take(&rig.eventfds[1]), 1);
@@ -102,31 +95,37 @@ fn raises_one_message_from_many_sources() {
 }
 
 #[test]
-fn arms_all_or_none() {
+fn can_disarm_what_it_could_not_arm() {
     let Some(rig) = Sources::<2>::new() else {
         return;
     };
     let file = memory_file(4096, 0);
-    let wrong = SourceChange::Arm {
+    let wrong = Arming {
         source: rig.sources[1],
         eventfd: file.as_fd(),
         message: MESSAGE,
     };
-    let error = rig.interrupts.update(&[rig.arm(0), wrong]).unwrap_err();
+    let both = [rig.arming(0), wrong];
+    let error = rig.interrupts.arm(&both).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    // The contract: who could not arm all disarms all.
+    rig.interrupts.disarm(&both).unwrap();
     signal(&rig.eventfds[0]);
     assert_eq!(rig.raised(), 0);
     // The same eventfd in two sources.
-    let twice = SourceChange::Arm {
+    let twice = Arming {
         source: rig.sources[1],
         eventfd: rig.eventfds[0].as_fd(),
         message: MESSAGE,
     };
-    rig.interrupts.update(&[rig.arm(0), twice]).unwrap_err();
+    let both = [rig.arming(0), twice];
+    let error = rig.interrupts.arm(&both).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceBusy);
+    rig.interrupts.disarm(&both).unwrap();
     // What waits is raised at once, by the one that is armed.
-    rig.interrupts.update(&[rig.arm(0)]).unwrap();
+    rig.interrupts.arm(&[rig.arming(0)]).unwrap();
     settle("the interrupts", || rig.raised() >= 1);
-    rig.interrupts.update(&[rig.disarm(0)]).unwrap();
+    rig.interrupts.disarm(&[rig.arming(0)]).unwrap();
     assert_eq!(take(&rig.eventfds[0]), 0, "not drained");
     rig.end();
 }
@@ -136,13 +135,14 @@ fn moves_an_eventfd_from_one_source_to_another() {
     let Some(rig) = Sources::<2>::new() else {
         return;
     };
-    rig.interrupts.update(&[rig.arm(0)]).unwrap();
-    let other = SourceChange::Arm {
+    rig.interrupts.arm(&[rig.arming(0)]).unwrap();
+    let other = Arming {
         source: rig.sources[1],
         eventfd: rig.eventfds[0].as_fd(),
         message: MESSAGE,
     };
-    rig.interrupts.update(&[other, rig.disarm(0)]).unwrap();
+    rig.interrupts.disarm(&[rig.arming(0)]).unwrap();
+    rig.interrupts.arm(&[other]).unwrap();
     signal(&rig.eventfds[0]);
     settle("the interrupt", || rig.raised() == 1);
     rig.end();
@@ -163,12 +163,12 @@ fn runs_out_of_sources_and_takes_them_back() {
     assert_eq!(interrupts.create_source().unwrap(), sources[1000]);
     // All of them at the same time, as many as KVM takes.
     let eventfd = event(EventfdFlags::empty());
-    let last = SourceChange::Arm {
+    let last = Arming {
         source: sources[4071],
         eventfd: eventfd.as_fd(),
         message: MESSAGE,
     };
-    interrupts.update(&[last]).unwrap();
+    interrupts.arm(&[last]).unwrap();
 }
 
 #[test]

@@ -54,6 +54,9 @@ impl<M: GuestAddressSpace> Device<M> {
             }
             self.wake();
         }
+        if let Err(error) = self.registers.check_interrupts() {
+            self.fail(error.into());
+        }
         moves
     }
 

@@ -20,25 +20,28 @@
 //! ```
 //!
 //! Whatever changes one of them ends in [`Interrupts::sync`], which compares
-//! what is armed with what should be, and makes the difference in one step.
+//! what is armed with what should be, and makes the difference.
 //! What could not be armed is tried again at the next occasion.
 //!
 //! A masked line keeps its events in its eventfd. That makes the pending bits:
 //! a masked vector is pending if one of its eventfds is readable. Arming
 //! raises what waited, disarming drains it: each event is delivered once.
 
+mod wires;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
-use vhost_guest_vmm_traits::{InterruptManager, MsiMessage, SourceChange, SourceId};
+use vhost_guest_vmm_traits::{Arming, InterruptManager, MsiMessage, SourceId};
 
 use crate::fd::{EventFd, Signaller};
 use crate::pci::bars;
 use crate::pci::msix::Msix;
 use crate::registers::ServiceError;
 use crate::virtio::NO_VECTOR;
+use wires::Wires;
 
 /// Something that the driver wants to be interrupted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,19 +112,17 @@ impl Line {
         }
     }
 
-    fn disarm(&self) -> Option<SourceChange<'_>> {
-        let (eventfd, source) = (self.eventfd.as_ref()?, self.source?);
-        self.armed.map(|_| SourceChange::Disarm {
-            source,
-            eventfd: eventfd.as_fd(),
-        })
+    /// How it is armed now, if it is.
+    fn armed(&self) -> Option<Arming<'_>> {
+        self.armed.and_then(|message| self.arming(message))
     }
 
-    fn arm(&self, message: MsiMessage) -> Option<SourceChange<'_>> {
-        let (eventfd, source) = (self.eventfd.as_ref()?, self.source?);
-        Some(SourceChange::Arm {
+    /// How it would be armed with `message`.
+    fn arming(&self, message: MsiMessage) -> Option<Arming<'_>> {
+        let (eventfd, source) = (self.eventfd.as_ref()?.as_fd(), self.source?);
+        Some(Arming {
             source,
-            eventfd: eventfd.as_fd(),
+            eventfd,
             message,
         })
     }
@@ -157,7 +158,7 @@ fn readable(eventfds: &[BorrowedFd<'_>]) -> Vec<bool> {
 
 /// All interrupts of the device, with the MSI-X table that steers them.
 pub(crate) struct Interrupts {
-    manager: Arc<dyn InterruptManager>,
+    wires: Wires,
     signaller: Arc<Signaller>,
     msix: Msix,
     bus_master: bool,
@@ -189,7 +190,7 @@ impl Interrupts {
         }
         lines.extend((0..vrings).map(|vring| Line::new(Event::Kick(vring), None)));
         Ok(Interrupts {
-            manager,
+            wires: Wires::new(manager),
             signaller,
             msix: Msix::new(bars::vectors(vrings)),
             bus_master: false,
@@ -233,7 +234,7 @@ impl Interrupts {
             return NO_VECTOR;
         }
         if self.lines[at].source.is_none() {
-            self.lines[at].source = self.manager.create_source().ok();
+            self.lines[at].source = self.wires.create_source().ok();
         }
         if self.lines[at].source.is_none() {
             return NO_VECTOR;
@@ -248,15 +249,14 @@ impl Interrupts {
     /// Takes a line's vector away, and what waited for it.
     fn unmap(&mut self, at: usize) {
         let line = &mut self.lines[at];
-        if let Some(disarm) = line.disarm() {
-            // Even if this fails, the source is disarmed: that is the contract.
-            let _ = self.manager.update(&[disarm]);
+        line.vector = NO_VECTOR;
+        if self.wires.disarm(line.armed().as_slice()).is_err() {
+            return;
         }
         line.armed = None;
-        line.vector = NO_VECTOR;
         line.drain();
         if let Some(source) = line.source.take() {
-            self.manager.destroy_source(source);
+            self.wires.destroy_source(source);
         }
     }
 
@@ -267,9 +267,9 @@ impl Interrupts {
         if line.armed == wanted {
             return Ok(());
         }
-        let arm = wanted.and_then(|message| line.arm(message));
-        let changes: Vec<_> = line.disarm().into_iter().chain(arm).collect();
-        let outcome = self.manager.update(&changes);
+        self.wires.disarm(line.armed().as_slice())?;
+        let arming = wanted.and_then(|message| line.arming(message));
+        let outcome = self.wires.arm(arming.as_slice());
         line.armed = wanted.filter(|_| outcome.is_ok());
         outcome
     }
@@ -280,20 +280,20 @@ impl Interrupts {
     /// a frontend's eventfd that is at fault. Then each is tried by itself.
     fn sync(&mut self) -> Vec<ArmFailure> {
         let mut wrong = Vec::new();
-        let mut changes = Vec::new();
+        let (mut disarm, mut arm) = (Vec::new(), Vec::new());
         for (at, line) in self.lines.iter().enumerate() {
             let wanted = self.wanted(line);
             if line.armed != wanted {
                 wrong.push((at, wanted));
-                changes.extend(line.disarm());
-                changes.extend(wanted.and_then(|message| line.arm(message)));
+                disarm.extend(line.armed());
+                arm.extend(wanted.and_then(|message| line.arming(message)));
             }
         }
-        if changes.is_empty() {
+        if self.wires.disarm(&disarm).is_err() {
             return Vec::new();
         }
-        let outcome = self.manager.update(&changes);
-        drop(changes);
+        let outcome = self.wires.arm(&arm);
+        drop((disarm, arm));
         let mut failures = Vec::new();
         for (at, wanted) in wrong {
             self.lines[at].armed = wanted.filter(|_| outcome.is_ok());
@@ -403,15 +403,11 @@ impl Interrupts {
             ..Line::new(old.event, None)
         };
         new.armed = self.wanted(&new);
-        let arm = new.armed.and_then(|message| new.arm(message));
-        let changes: Vec<_> = old.disarm().into_iter().chain(arm).collect();
-        let outcome = match changes.is_empty() {
-            true => Ok(()),
-            false => self.manager.update(&changes),
-        };
-        drop(changes);
-        // An update that only disarms has done so even if it fails.
-        if let Err(error) = outcome.or_else(|e| new.armed.map_or(Ok(()), |_| Err(e))) {
+        if let Err(broken) = self.wires.disarm(old.armed().as_slice()) {
+            return Err(ServiceError::Dead(broken.into()));
+        }
+        let arming = new.armed.and_then(|message| new.arming(message));
+        if let Err(error) = self.wires.arm(arming.as_slice()) {
             self.lines[at].armed = None;
             // If not even this succeeds, the next sync tries again.
             let _ = self.sync_line(at);
@@ -440,6 +436,10 @@ impl Interrupts {
         let first = 1 + usize::from(self.virtqueues);
         self.disarm_from(first);
         for at in first..self.lines.len() {
+            if self.lines[at].armed.is_some() {
+                // It could not be disarmed. It is kept, to be tried again.
+                continue;
+            }
             self.forget(&self.lines[at]);
             self.lines[at].eventfd = None;
             self.lines[at].owed = false;
@@ -448,18 +448,18 @@ impl Interrupts {
 
     /// Disarms all lines from `first` on, in one step.
     fn disarm_from(&mut self, first: usize) {
-        let changes: Vec<_> = self.lines[first..]
-            .iter()
-            .filter_map(Line::disarm)
-            .collect();
-        if !changes.is_empty() {
-            // Even if this fails, they are disarmed: that is the contract.
-            let _ = self.manager.update(&changes);
-        }
-        drop(changes);
-        for line in &mut self.lines[first..] {
+        let armed: Vec<_> = self.lines[first..].iter().filter_map(Line::armed).collect();
+        let disarmed = self.wires.disarm(&armed).is_ok();
+        drop(armed);
+        for line in self.lines[first..].iter_mut().filter(|_| disarmed) {
             line.armed = None;
         }
+    }
+
+    /// What went wrong beyond repair since the last call: an eventfd may still
+    /// raise interrupts that it should not raise. The device is dead.
+    pub(crate) fn take_broken(&self) -> Option<io::Error> {
+        self.wires.take_broken()
     }
 
     /// Device reset: no event has a vector, no kick is connected, nothing

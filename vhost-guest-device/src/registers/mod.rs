@@ -462,7 +462,7 @@ impl Registers {
     /// A doorbell may still be live: the device is dead.
     pub(crate) fn detach_frontend(&mut self) -> Result<(), ServiceError> {
         self.interrupts.detach_kicks();
-        self.doorbells.clear()
+        self.doorbells.clear().and(self.check_interrupts())
     }
 
     /// Device reset, and the end of one that was asked for: all that virtio
@@ -477,7 +477,20 @@ impl Registers {
         self.kick_select = 0;
         let outcome = self.doorbells.clear();
         self.common.reset();
-        outcome
+        outcome.and(self.check_interrupts())
+    }
+}
+
+impl Registers {
+    /// Whether every interrupt that should be disarmed is.
+    ///
+    /// # Errors
+    ///
+    /// One may be armed still: the device is dead.
+    pub(crate) fn check_interrupts(&self) -> Result<(), ServiceError> {
+        self.interrupts
+            .take_broken()
+            .map_or(Ok(()), |error| Err(ServiceError::Dead(error)))
     }
 }
 

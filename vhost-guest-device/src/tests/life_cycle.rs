@@ -185,3 +185,15 @@ fn a_hang_up_is_noticed_while_the_guest_may_not_be_accessed() {
         assert!(rig.needs_reset());
     }
 }
+
+#[test]
+fn an_interrupt_that_is_not_disarmed_is_the_end_of_the_device() {
+    let (mut rig, mut frontend) = rig::connected();
+    share(&mut rig, &mut frontend);
+    rig.vmm.fail_nth(0, std::io::ErrorKind::Other);
+    // Masks vector 5, which kick 0 is mapped to.
+    rig.write(crate::pci::bars::MSIX_TABLE + 16 * 5 + 12, &[1, 0, 0, 0]);
+    assert!(rig.vmm.calls().contains(&Call::Dead));
+    assert!(rig.vmm.mappings().is_empty());
+    assert!(!rig.vmm.armed().iter().any(|(_, message)| message.data == 5));
+}

@@ -37,7 +37,8 @@ fn keeps_the_kick_before_when_the_new_one_fails() {
     guest.map(Event::Kick(0), 9);
     let old = guest.attach(0);
     let new = guest.peer.eventfd();
-    guest.vmm.fail_nth(0, io::ErrorKind::OutOfMemory);
+    // The old one is disarmed, the new one not armed.
+    guest.vmm.fail_nth(1, io::ErrorKind::OutOfMemory);
     let outcome = guest.interrupts.attach_kick(0, Some(new));
     assert!(matches!(outcome, Err(ServiceError::Refused(_))));
     assert_eq!(guest.armed(), [9]);
@@ -61,23 +62,30 @@ fn connects_nothing_when_the_first_kick_fails() {
 }
 
 #[test]
-fn disconnects_even_if_the_vmm_complains() {
+fn says_when_an_interrupt_cannot_be_disarmed_and_tries_again() {
     let mut guest = Guest::<TestVmm>::ready();
     for vring in 0..3 {
         guest.map(Event::Kick(vring), 9);
         guest.attach(vring);
     }
+    assert!(guest.interrupts.take_broken().is_none());
     guest.vmm.fail_nth(0, io::ErrorKind::Other);
-    guest.interrupts.attach_kick(0, None).unwrap();
-    assert_eq!(guest.armed(), [9, 9]);
-    guest.vmm.fail_nth(0, io::ErrorKind::Other);
-    assert_eq!(
-        guest.interrupts.set_vector(Event::Kick(1), NO_VECTOR),
-        NO_VECTOR
-    );
-    assert_eq!(guest.armed(), [9]);
-    guest.vmm.fail_nth(0, io::ErrorKind::Other);
+    let outcome = guest.interrupts.attach_kick(0, None);
+    assert!(matches!(outcome, Err(ServiceError::Dead(_))));
+    assert!(guest.interrupts.take_broken().is_some());
+    let attempts: [fn(&mut Interrupts); 4] = [
+        |interrupts| _ = interrupts.set_vector(Event::Kick(1), NO_VECTOR),
+        |interrupts| drop(interrupts.set_control(0)),
+        Interrupts::detach_kicks,
+        Interrupts::reset,
+    ];
+    for attempt in attempts {
+        guest.vmm.fail_nth(0, io::ErrorKind::Other);
+        attempt(&mut guest.interrupts);
+        assert!(guest.interrupts.take_broken().is_some());
+    }
     guest.interrupts.reset();
+    assert!(guest.interrupts.take_broken().is_none());
     assert_eq!((guest.armed().len(), guest.vmm.source_count()), (0, 0));
 }
 

@@ -59,25 +59,14 @@ impl KvmState {
             .any(|fd| fd == eventfd)
     }
 
-    fn change(&mut self, change: &SourceChange<'_>) -> io::Result<()> {
-        match *change {
-            SourceChange::Disarm { source, .. } => {
-                self.run();
-                assert!(self.sources.insert(source, None).unwrap().is_some());
-            }
-            SourceChange::Arm {
-                source,
-                eventfd,
-                message,
-            } => {
-                if self.is_armed(eventfd) {
-                    return Err(io::ErrorKind::ResourceBusy.into());
-                }
-                let armed = Some((eventfd.try_clone_to_owned()?, message));
-                assert!(self.sources.insert(source, armed).unwrap().is_none());
-                self.run();
-            }
+    fn arm(&mut self, arming: &Arming<'_>) -> io::Result<()> {
+        if self.is_armed(arming.eventfd) {
+            return Err(io::ErrorKind::ResourceBusy.into());
         }
+        let armed = Some((arming.eventfd.try_clone_to_owned()?, arming.message));
+        let before = self.sources.insert(arming.source, armed);
+        assert!(before.unwrap().is_none());
+        self.run();
         Ok(())
     }
 }
@@ -111,16 +100,18 @@ impl InterruptManager for Kvm {
         Ok(source)
     }
 
-    fn update(&self, changes: &[SourceChange<'_>]) -> io::Result<()> {
+    fn arm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
         let mut state = self.state();
-        let Some(error) = changes.iter().find_map(|change| state.change(change).err()) else {
-            return Ok(());
-        };
-        for change in changes {
-            let (SourceChange::Arm { source, .. } | SourceChange::Disarm { source, .. }) = change;
-            state.sources.insert(*source, None);
+        sources.iter().try_for_each(|arming| state.arm(arming))
+    }
+
+    fn disarm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
+        let mut state = self.state();
+        state.run();
+        for arming in sources {
+            state.sources.insert(arming.source, None);
         }
-        Err(error)
+        Ok(())
     }
 
     fn destroy_source(&self, source: SourceId) {

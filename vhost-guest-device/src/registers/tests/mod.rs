@@ -489,8 +489,11 @@ fn tells_the_core_of_interrupts_that_fail() {
         fn create_source(&self) -> io::Result<vhost_guest_vmm_traits::SourceId> {
             Ok(vhost_guest_vmm_traits::SourceId(1))
         }
-        fn update(&self, _: &[vhost_guest_vmm_traits::SourceChange<'_>]) -> io::Result<()> {
+        fn arm(&self, _: &[vhost_guest_vmm_traits::Arming<'_>]) -> io::Result<()> {
             Err(io::ErrorKind::OutOfMemory.into())
+        }
+        fn disarm(&self, _: &[vhost_guest_vmm_traits::Arming<'_>]) -> io::Result<()> {
+            Ok(())
         }
         fn destroy_source(&self, _: vhost_guest_vmm_traits::SourceId) {}
     }
