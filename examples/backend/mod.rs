@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use vhost_guest_driver::blk::Blk;
-use vhost_guest_driver::sysfs::{self, Sysfs, PLATFORM_INTERRUPT};
+use vhost_guest_driver::sysfs::{self, Sysfs, COUNTED_INTERRUPT};
 use vhost_guest_driver::{Device, Server, Statistics, Turn};
 
 use crate::loopback::signals;
@@ -76,7 +76,7 @@ fn run(options: Options) -> Result<(), Failure> {
     let address = options.device.map_or_else(Sysfs::find, Ok)?;
     let how = sysfs::Options {
         idle: options.idle,
-        interrupts: options.count_interrupts.then_some(PLATFORM_INTERRUPT),
+        interrupts: options.count_interrupts.then_some(COUNTED_INTERRUPT),
     };
     let device = Device::open(Sysfs::open(address, how)?)?;
     let server = Server::new(device, disk.with_queues(options.queues))?;
@@ -127,15 +127,15 @@ fn describe(statistics: &Statistics) -> String {
         statistics.messages,
         statistics.requests,
         statistics.calls,
-        platform_interrupts(&interrupts)
+        counted_interrupts(&interrupts)
     )
 }
 
-/// How often the platform interrupt came, on all CPUs together.
-fn platform_interrupts(table: &str) -> u64 {
+/// How often the interrupt that Linux only counts came, on all CPUs together.
+fn counted_interrupts(table: &str) -> u64 {
     let line = table
         .lines()
-        .find_map(|line| line.trim_start().strip_prefix("PLT:"));
+        .find_map(|line| line.trim_start().strip_prefix("PIN:"));
     let counts = line.unwrap_or_default().split_whitespace();
     counts.map_while(|count| count.parse::<u64>().ok()).sum()
 }
@@ -151,11 +151,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_platform_interrupts_of_all_cpus() {
-        let table = "           CPU0       CPU1\n   4:  9  1  ttyS0\n PLT:   5   2   \
-                     Platform interrupts\n";
-        assert_eq!(platform_interrupts(table), 7);
-        assert_eq!(platform_interrupts("PLT:"), 0);
-        assert_eq!(platform_interrupts(""), 0);
+    fn counts_counted_interrupts_of_all_cpus() {
+        let table = "           CPU0       CPU1\n   4:  9  1  ttyS0\n PIN:   5   2   \
+                     Posted-interrupt event\n";
+        assert_eq!(counted_interrupts(table), 7);
+        assert_eq!(counted_interrupts("PIN:"), 0);
+        assert_eq!(counted_interrupts(""), 0);
     }
 }

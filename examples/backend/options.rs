@@ -32,7 +32,7 @@ Usage: backend --disk PATH [OPTIONS]
   --idle MICROSECONDS   how long it sleeps between two looks (default: 50);
                         with 0 it does not sleep
   --count-interrupts    let the device interrupt, with the vector that Linux
-                        counts as PLT in /proc/interrupts
+                        counts as PIN in /proc/interrupts
   --help                this text
 
 Exit code: 0 after a signal, 1 after a failure, 2 if the command line is wrong.

@@ -113,8 +113,8 @@ pub struct Options {
     /// polls all the same; but the device's interrupts take the way that they
     /// would take to a kernel driver.
     ///
-    /// Nobody may be harmed by the interrupt. Linux on x86 has one for
-    /// platforms without use on others: [`PLATFORM_INTERRUPT`].
+    /// Nobody may be harmed by the interrupt. Linux on x86 has one that it only
+    /// counts, unless it runs guests of its own: [`COUNTED_INTERRUPT`].
     pub interrupts: Option<MsiMessage>,
 }
 
@@ -127,11 +127,11 @@ impl Default for Options {
     }
 }
 
-/// Linux' platform interrupt (`X86_PLATFORM_IPI_VECTOR`), to the first CPU:
-/// it is counted in /proc/interrupts ("PLT"), and that is all.
-pub const PLATFORM_INTERRUPT: MsiMessage = MsiMessage {
+/// Linux' interrupt for guests that run (`POSTED_INTR_VECTOR`), to the first
+/// CPU: it is counted in /proc/interrupts ("PIN"), and that is all.
+pub const COUNTED_INTERRUPT: MsiMessage = MsiMessage {
     address: 0xfee0_0000,
-    data: 0xf7,
+    data: 0xf2,
 };
 
 /// A [`Transport`] through sysfs.

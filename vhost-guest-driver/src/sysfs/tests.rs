@@ -157,13 +157,13 @@ fn sends_interrupts_only_where_they_are_wanted() {
     let (place, transport) = open(&sysfs, Options::default());
     assert_eq!(transport.interrupts(9), InterruptMode::Polling);
     let options = Options {
-        interrupts: Some(PLATFORM_INTERRUPT),
+        interrupts: Some(COUNTED_INTERRUPT),
         ..Options::default()
     };
     let transport = Sysfs::with_dma(&place, dma(), options).unwrap();
     let mode = transport.interrupts(9);
     assert_eq!(mode, InterruptMode::Unheard { vectors: 9 });
-    assert_eq!(transport.msi_message(3), PLATFORM_INTERRUPT);
+    assert_eq!(transport.msi_message(3), COUNTED_INTERRUPT);
 }
 
 #[test]
