@@ -23,11 +23,13 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VmFd};
 use vhost_guest_device::{Builder, Services};
+use vhost_guest_vmm_traits::IoEventFdRegistrar;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::adapter::{Doorbells, Interrupts, Window};
 use super::bus::{Bus, SERIAL_LINE};
+use super::userspace::UserspaceDoorbells;
 use super::vcpu::Vcpu;
 use super::{long_mode, Error, Function, Memory};
 
@@ -54,7 +56,7 @@ pub struct Machine {
     memory: Memory,
     bus: Arc<Bus>,
     interrupts: Arc<Interrupts>,
-    doorbells: Arc<Doorbells>,
+    doorbells: Arc<dyn IoEventFdRegistrar>,
     next_slot: u32,
     next_register_bar: u64,
     next_window: u64,
@@ -98,6 +100,12 @@ impl Machine {
     pub fn windows(&self) -> (u64, u64) {
         let first = HIGH_RAM.max(self.memory.last_addr().0 + 1);
         (first, self.next_window.next_power_of_two() * 2)
+    }
+
+    /// Has doorbells of devices that are plugged in from now on exit to
+    /// userspace.
+    pub fn use_userspace_doorbells(&mut self) {
+        self.doorbells = Arc::new(UserspaceDoorbells);
     }
 
     /// The VM.

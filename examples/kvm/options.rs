@@ -22,6 +22,7 @@ Usage: kvm --kernel PATH [OPTIONS]
                      a vhost-guest device: the socket that its frontends
                      connect to, its vrings (default: 16), the size of its
                      window, a power of two (default: 1G); may be repeated
+  --no-ioeventfd     doorbell stores of the guest go through the device
   --help             this text
 
 The console is on standard input and output. The program ends when the guest
@@ -62,6 +63,8 @@ pub struct Options {
     pub cmdline: String,
     /// RAM in bytes.
     pub memory: u64,
+    /// Doorbell stores signal without the device.
+    pub ioeventfd: bool,
     /// The devices, in the order of their PCI slots.
     pub devices: Vec<Device>,
 }
@@ -75,6 +78,7 @@ impl Options {
             initramfs: None,
             cmdline: String::new(),
             memory: 256 << 20,
+            ioeventfd: true,
             devices: Vec::new(),
         };
         let mut arguments = arguments.into_iter();
@@ -90,6 +94,7 @@ impl Options {
                 "--initramfs" => options.initramfs = Some(value()?.into()),
                 "--cmdline" => options.cmdline = text(value()?)?,
                 "--memory" => options.memory = memory(&text(value()?)?)?,
+                "--no-ioeventfd" => options.ioeventfd = false,
                 "--vhost-guest" => options.devices.push(device(&text(value()?)?)?),
                 _ => return Err(Usage(format!("unknown option {name}"))),
             }
@@ -173,6 +178,7 @@ mod tests {
             "quiet rdinit=/sbin/init",
             "--memory",
             "1G",
+            "--no-ioeventfd",
             "--vhost-guest",
             "socket=/run/a.sock,queues=4,window=8G",
             "--vhost-guest",
@@ -189,6 +195,7 @@ mod tests {
             initramfs: Some("initrd".into()),
             cmdline: "quiet rdinit=/sbin/init".to_owned(),
             memory: 1 << 30,
+            ioeventfd: false,
             devices: vec![
                 device("/run/a.sock", 4, 8 << 30),
                 device("b.sock", 16, 1 << 30),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::bus::Bus;
 use super::options::{Options, HELP};
 use super::{linux, Error, Machine};
+use crate::loopback::journal;
 
 /// How long the guest is given to read what was typed before.
 const TYPING: Duration = Duration::from_millis(10);
@@ -31,6 +32,7 @@ pub fn main() -> ExitCode {
         print!("{HELP}");
         return ExitCode::SUCCESS;
     }
+    journal::show(log::LevelFilter::Warn);
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -42,6 +44,9 @@ pub fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), Error> {
     let mut machine = Machine::new(options.memory)?;
+    if !options.ioeventfd {
+        machine.use_userspace_doorbells();
+    }
     machine.add_serial(Box::new(io::stdout()))?;
     for device in &options.devices {
         let listener = UnixListener::bind(&device.socket).map_err(|error| Error::File {
