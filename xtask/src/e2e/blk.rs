@@ -281,7 +281,7 @@ fn flushed_number(line: &str) -> Option<u64> {
     line.strip_prefix("flushed ")?.parse().ok()
 }
 
-fn print_tail(path: &Path) {
+pub fn print_tail(path: &Path) {
     let Ok(bytes) = fs::read(path) else {
         return;
     };
@@ -294,10 +294,10 @@ fn print_tail(path: &Path) {
 }
 
 /// A directory of our own, with a name short enough for a socket in it.
-struct Scratch(PathBuf);
+pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let name = format!("vhost-guest-e2e-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).path_context("cannot create", &path)?;

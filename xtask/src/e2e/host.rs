@@ -25,9 +25,14 @@ pub struct Host {
     pub qemu: PathBuf,
     pub kernel: PathBuf,
     pub busybox: PathBuf,
-    /// Name and file of each module that is not built into the kernel.
-    pub modules: Vec<(&'static str, PathBuf)>,
+    /// The modules of a disk that are not built into the kernel.
+    pub modules: Vec<Module>,
+    /// Where the kernel's modules are.
+    modules_directory: PathBuf,
 }
+
+/// Name and file of a module.
+pub type Module = (&'static str, PathBuf);
 
 impl Host {
     /// Finds all parts, or names the packages that bring what is missing.
@@ -41,7 +46,8 @@ impl Host {
                 qemu,
                 kernel,
                 busybox,
-                modules: find_modules(&modules)?,
+                modules: find_modules(&modules, &MODULES)?,
+                modules_directory: modules,
             }),
             (qemu, busybox, kernel, firmware) => {
                 let missing: Vec<&str> = [
@@ -60,6 +66,11 @@ impl Host {
                 .into())
             }
         }
+    }
+
+    /// Those of the modules that are not built into the kernel, in this order.
+    pub fn find_modules(&self, names: &[&'static str]) -> Result<Vec<Module>> {
+        find_modules(&self.modules_directory, names)
     }
 }
 
@@ -87,7 +98,7 @@ fn numbers(version: &str) -> Vec<u64> {
         .collect()
 }
 
-fn find_modules(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+fn find_modules(directory: &Path, names: &[&'static str]) -> Result<Vec<Module>> {
     let read = |name: &str| {
         let path = directory.join(name);
         fs::read_to_string(&path).path_context("cannot read", &path)
@@ -95,7 +106,7 @@ fn find_modules(directory: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
     let built_in = read("modules.builtin")?;
     let loadable = read("modules.dep")?;
     let mut found = Vec::new();
-    for module in MODULES {
+    for module in names.iter().copied() {
         let file = format!("/{module}.ko");
         if built_in.lines().any(|line| line.ends_with(&file)) {
             continue;

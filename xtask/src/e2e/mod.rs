@@ -10,21 +10,26 @@ mod blk;
 mod cpio;
 mod host;
 mod initramfs;
+mod lab;
 mod pattern;
 mod vm;
 
 use crate::arguments::Arguments;
 use crate::error::Result;
 
+const TESTS: &str = "there are qemu-blk and kvm-lab";
+
 pub fn run(arguments: &mut Arguments) -> Result<()> {
     let name = arguments.positional();
+    let (help, run): (_, fn(&mut Arguments) -> Result<()>) = match name.as_deref() {
+        Some("qemu-blk") => (blk::HELP, blk::run),
+        Some("kvm-lab") => (lab::HELP, lab::run),
+        Some(other) => return Err(format!("no such test: {other} ({TESTS})").into()),
+        None => return Err(format!("which test? ({TESTS})").into()),
+    };
     if arguments.flag("--help") {
-        print!("{}", blk::HELP);
+        print!("{help}");
         return Ok(());
     }
-    match name.as_deref() {
-        Some("qemu-blk") => blk::run(arguments),
-        Some(other) => Err(format!("no such test: {other} (there is qemu-blk)").into()),
-        None => Err("which test? (there is qemu-blk)".into()),
-    }
+    run(arguments)
 }

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{ChildStdout, Stdio};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,8 +44,6 @@ impl Vm {
         console: &Path,
         limit: Duration,
     ) -> Result<Self> {
-        let log = File::create(console).path_context("cannot create", console)?;
-        let errors = log.try_clone().path_context("cannot open", console)?;
         let mut command = dying_with_us(&host.qemu);
         command
             .args(["-M", "q35", "-accel", "tcg,thread=multi"])
@@ -67,11 +65,19 @@ impl Vm {
             .arg(&host.kernel)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", "console=ttyS0 panic=-1 quiet"])
+            .args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        Self::run(&mut command, console, limit)
+    }
+
+    /// Runs a command that starts a VM with its console on standard output.
+    pub fn run(command: &mut Command, console: &Path, limit: Duration) -> Result<Self> {
+        let log = File::create(console).path_context("cannot create", console)?;
+        let errors = log.try_clone().path_context("cannot open", console)?;
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors);
-        let mut qemu = Running::spawn("QEMU", &mut command)?;
+        let mut qemu = Running::spawn("QEMU", command)?;
         let output = qemu.child().stdout.take().ok_or("QEMU has no output")?;
         let (sender, said) = mpsc::channel();
         thread::spawn(move || follow(output, log, &sender));
@@ -99,6 +105,11 @@ impl Vm {
         }
     }
 
+    /// How QEMU ended, once the console is closed.
+    pub fn status(&mut self) -> Result<ExitStatus> {
+        self.qemu.wait(Duration::from_secs(30))
+    }
+
     /// All that the guest says until it powers off, which it must do after it
     /// has said "done".
     pub fn finish(mut self) -> Result<Vec<String>> {
@@ -106,7 +117,7 @@ impl Vm {
         while let Some(line) = self.next()? {
             lines.push(line);
         }
-        let status = self.qemu.wait(Duration::from_secs(30))?;
+        let status = self.status()?;
         if !status.success() {
             return Err(format!("QEMU: {status}").into());
         }

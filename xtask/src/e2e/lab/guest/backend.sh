@@ -1,0 +1,14 @@
+# Copyright 2026 The vhost-guest Authors. All rights reserved.
+#
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=sh disable=SC2154
+
+# The guest that serves the disk. The disk is in its memory.
+
+echo 1 >/proc/sys/vm/nr_hugepages
+truncate -s 32M /disk.img
+grep -q -w no-interrupts /proc/cmdline || interrupts=--count-interrupts
+stty -echo </dev/console
+# shellcheck disable=SC2086
+backend --disk /disk.img --queues 1 --device auto $interrupts </dev/console ||
+    fail "the backend ended with $?"

@@ -1,0 +1,73 @@
+# Copyright 2026 The vhost-guest Authors. All rights reserved.
+#
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=sh disable=SC2154
+
+# The guest that uses the disk; its kernel's command line says for what.
+
+wait_for_disk
+role=$(sed -n 's/.*role=\([a-z]*\).*/\1/p' /proc/cmdline)
+count=$(sed -n 's/.*count=\([0-9]*\).*/\1/p' /proc/cmdline)
+mkdir -p /mnt
+
+tree_sum() {
+    (cd /mnt && find tree -type f | sort | xargs sha256sum) | sha256sum | cut -d ' ' -f 1
+}
+
+# A file system in the first half, a tree in it, and its checksum.
+fill() {
+    mke2fs /dev/vda 16384 >/dev/null 2>&1 || fail "mke2fs"
+    mount -t ext4 /dev/vda /mnt || fail "mounting the new file system"
+    for directory in 1 2 3 4; do
+        mkdir -p "/mnt/tree/$directory"
+        for file in 1 2 3 4 5 6 7 8; do
+            dd if=/bin/busybox of="/mnt/tree/$directory/$file" bs=4093 count=$((directory * 4)) \
+                skip=$((file * 8)) 2>/dev/null || fail "writing a file"
+        done
+    done
+    cp /bin/busybox /mnt/tree/large || fail "writing the large file"
+    sync
+    say "sum $(tree_sum)"
+    umount /mnt || fail "unmounting"
+}
+
+# What another VM wrote must be there.
+verify() {
+    mount -t ext4 -o ro /dev/vda /mnt || fail "mounting the file system"
+    say "sum $(tree_sum)"
+    umount /mnt || fail "unmounting"
+}
+
+# How often this kernel has kicked, and has been called.
+counts() {
+    kicks=$(awk '$1 == "kick" { print $2 }' /sys/kernel/tracing/kprobe_profile)
+    calls=$(awk '/virtio[0-9]+-req/ { print $2 }' /proc/interrupts)
+    say "count $1 frontend.kicks $kicks"
+    say "count $1 frontend.calls $calls"
+}
+
+# One request at a time, past every cache, half of them writes (to the
+# second half of the disk); only when told.
+measure() {
+    mount -t tracefs tracefs /sys/kernel/tracing || fail "mounting tracefs"
+    echo 'p:kick vp_notify' >/sys/kernel/tracing/kprobe_events || fail "no symbol vp_notify"
+    echo 1 >/sys/kernel/tracing/events/kprobes/kick/enable || fail "counting kicks"
+    dd if=/dev/vda of=/block bs=4096 count=1 iflag=direct 2>/dev/null || fail "reading a block"
+    # Nothing may be under way.
+    sleep 1
+    counts before
+    say "ready"
+    read -r _ </dev/console
+    dd if=/dev/vda of=/dev/null bs=4096 count=$((count / 2)) iflag=direct 2>/dev/null ||
+        fail "reading"
+    dd if=/dev/zero of=/dev/vda bs=4096 seek=4096 count=$((count / 2)) oflag=direct \
+        conv=notrunc 2>/dev/null || fail "writing"
+    say "over"
+    read -r _ </dev/console
+    counts after
+}
+
+case "$role" in
+fill | verify | measure) $role ;;
+*) fail "no role" ;;
+esac
