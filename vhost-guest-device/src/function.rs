@@ -210,7 +210,11 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
 
     /// What the device has done so far.
     pub fn statistics(&self) -> Statistics {
-        lock(&self.device).statistics
+        let device = lock(&self.device);
+        Statistics {
+            ignored_writes: device.registers.ignored_writes(),
+            ..device.statistics
+        }
     }
 
     /// Descriptors that a jail must leave open, those of the VMM's services

@@ -58,18 +58,15 @@ mod inflight;
 mod interrupts;
 mod journal;
 mod listener;
-#[allow(dead_code)] // areas are for messages that are masked yet
 mod memory;
 mod pci;
 mod poller;
 mod queue;
-#[allow(dead_code)] // its tests look at more than the device does
 mod registers;
 mod relay;
 mod statistics;
 #[cfg(test)]
 mod tests;
-#[allow(dead_code)] // as for `registers`
 mod virtio;
 mod worker;
 

@@ -26,6 +26,8 @@ pub struct Statistics {
     pub own_messages: u64,
     /// Doorbell stores that arrived in userspace instead of as an ioeventfd.
     pub userspace_doorbells: u64,
+    /// Writes of the driver's to the device configuration that had no effect.
+    pub ignored_writes: u64,
     /// Turns of the device's worker.
     pub turns: u64,
 }

@@ -394,3 +394,98 @@ impl ThreadHook for TestVmm {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    const MESSAGE: MsiMessage = MsiMessage {
+        address: 0xFEE0_0000,
+        data: 5,
+    };
+
+    fn file() -> File {
+        File::open("/dev/null").unwrap()
+    }
+
+    #[test]
+    fn keeps_books_of_interrupts() {
+        let (vmm, file) = (TestVmm::new(), file());
+        let source = vmm.create_source().unwrap();
+        let arming = Arming {
+            source,
+            eventfd: file.as_fd(),
+            message: MESSAGE,
+        };
+        vmm.arm(&[arming]).unwrap();
+        assert_eq!(vmm.armed(), [(source, MESSAGE)]);
+        assert_eq!(vmm.armed_with(MESSAGE).len(), 1);
+        // Disarming twice is allowed, and recorded once.
+        vmm.disarm(&[arming]).unwrap();
+        vmm.disarm(&[arming]).unwrap();
+        vmm.destroy_source(source);
+        assert_eq!(vmm.source_count(), 0);
+        assert_eq!(vmm.calls().len(), 4);
+    }
+
+    #[test]
+    fn fails_at_the_nth_call_once_and_changes_nothing_then() {
+        let (vmm, file) = (TestVmm::new(), file());
+        vmm.fail_nth(1, io::ErrorKind::OutOfMemory);
+        vmm.map(0, file.as_fd(), 0, 4096).unwrap();
+        let error = vmm.map(4096, file.as_fd(), 0, 4096).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!(vmm.mappings(), [(0, 0, 4096)]);
+        vmm.map(4096, file.as_fd(), 0, 4096).unwrap();
+        vmm.fail_nth(0, io::ErrorKind::Other);
+        assert!(vmm.clear_failure() && !vmm.clear_failure());
+        vmm.unmap(0, 4096).unwrap();
+        assert_eq!(vmm.mappings(), [(4096, 0, 4096)]);
+    }
+
+    #[test]
+    fn has_one_doorbell_at_an_address() {
+        let (vmm, file) = (TestVmm::new(), file());
+        vmm.register(file.as_fd(), 0x1000).unwrap();
+        let error = vmm.register(file.as_fd(), 0x1000).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(vmm.doorbells(), [0x1000]);
+        vmm.unregister(file.as_fd(), 0x1000).unwrap();
+        assert!(vmm.unregister(file.as_fd(), 0x1000).is_err());
+        assert!(vmm.doorbell(0x1000).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "over a mapping")]
+    fn does_not_tolerate_a_mapping_over_another() {
+        let (vmm, file) = (TestVmm::new(), file());
+        vmm.map(0, file.as_fd(), 0, 8192).unwrap();
+        let _ = vmm.map(4096, file.as_fd(), 0, 4096);
+    }
+
+    #[test]
+    #[should_panic(expected = "which is armed")]
+    fn does_not_tolerate_arming_twice() {
+        let (vmm, file) = (TestVmm::new(), file());
+        let source = vmm.create_source().unwrap();
+        let arming = Arming {
+            source,
+            eventfd: file.as_fd(),
+            message: MESSAGE,
+        };
+        vmm.arm(&[arming]).unwrap();
+        let _ = vmm.arm(&[arming]);
+    }
+
+    #[test]
+    fn forgets_the_place_when_placing_fails() {
+        let vmm = TestVmm::new();
+        vmm.place(Some(0x1000)).unwrap();
+        vmm.fail_nth(0, io::ErrorKind::Other);
+        assert!(vmm.place(Some(0x2000)).is_err());
+        assert_eq!(vmm.placed(), None);
+    }
+}

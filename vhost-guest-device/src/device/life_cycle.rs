@@ -34,7 +34,7 @@ impl<M: GuestAddressSpace> Device<M> {
                 }
                 Effect::QueueReset(queue) => self.close_queue(queue),
                 Effect::BackendUp(false) if self.connection.is_some() => self.lose_frontend(),
-                Effect::BackendUp(_) | Effect::DriverOk | Effect::BusMaster(_) => {}
+                Effect::BackendUp(_) | Effect::DriverOk | Effect::BusMaster => {}
                 Effect::QueueNotified(queue) => self.registers.notify_queue(queue),
                 Effect::DoorbellRung => {
                     // The signaller has it; the worker has nothing to do.

@@ -333,6 +333,7 @@ impl Memory {
     }
 
     /// Regions in the table.
+    #[cfg(test)]
     pub(crate) fn region_count(&self) -> usize {
         self.table.regions.len()
     }

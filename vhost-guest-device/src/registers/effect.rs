@@ -33,7 +33,7 @@ pub(crate) enum Effect {
     /// The driver has changed `BACKEND_UP`.
     BackendUp(bool),
     /// The function has been allowed or forbidden to access memory.
-    BusMaster(bool),
+    BusMaster,
     /// BARs are decoded elsewhere now.
     BarMoves(Vec<BarMove>),
     /// A doorbell was rung through userspace.

@@ -168,7 +168,7 @@ impl Registers {
         }
         if let Some(on) = written.bus_master {
             let failures = self.interrupts.set_bus_master(on);
-            effects.push(Effect::BusMaster(on));
+            effects.push(Effect::BusMaster);
             effects.extend(interrupts_failed(failures));
         }
         if let Some(control) = written.msix_control {
@@ -343,11 +343,13 @@ impl Registers {
     }
 
     /// Whether the device is out of order until it is reset.
+    #[cfg(test)]
     pub(crate) fn needs_reset(&self) -> bool {
         self.common.has_status(status::NEEDS_RESET)
     }
 
     /// Whether a reset was asked for that is not done.
+    #[cfg(test)]
     pub(crate) fn reset_pending(&self) -> bool {
         self.common.reset_pending()
     }
@@ -368,6 +370,7 @@ impl Registers {
     }
 
     /// The virtio type of the implemented device; 0 if it is not decided.
+    #[cfg(test)]
     pub(crate) fn device_type(&self) -> u16 {
         self.device.device_type()
     }

@@ -147,11 +147,13 @@ impl DeviceConfig {
     }
 
     /// Whether the device shows a frontend.
+    #[cfg(test)]
     pub(crate) fn frontend_up(&self) -> bool {
         self.status & FRONTEND_UP != 0
     }
 
     /// The virtio type of the implemented device; 0 if it is not decided.
+    #[cfg(test)]
     pub(crate) fn device_type(&self) -> u16 {
         self.device_type
     }
