@@ -107,7 +107,8 @@ heard() {
 ask_backend() {
     from=$(lines backend)
     echo >backend.in
-    await backend "backend: frontends=" 20 "$from" $backend
+    # The line is whole when something follows its last number.
+    await backend "backend: frontends=.* interrupts=[0-9]*[^0-9]" 20 "$from" $backend
     tail -n "+$((from + 1))" backend.log | tr -d '\r' | sed -n 's/.*backend: frontends=/frontends=/p' |
         tr ' =' '\n ' | while read -r name value; do
         say "count $1 backend.$name $value"
