@@ -38,7 +38,7 @@ use crate::fd::{FdKinds, Pump, Reaper, Signaller};
 use crate::inflight::InflightMemory;
 use crate::journal::Journal;
 use crate::listener::Listener;
-use crate::memory::{Memory, MemoryLimits};
+use crate::memory::{Memory, MemoryLimits, Watch};
 use crate::poller::{Interest, Poller, Token};
 use crate::queue::{Queues, MAX_CHAIN, QUEUES, QUEUES_WITH_MIGRATION};
 use crate::registers::{Registers, Setup};
@@ -54,6 +54,7 @@ const MAX_QUEUE_SIZE: u16 = 128;
 pub(crate) struct Device<M> {
     pub registers: Registers,
     pub memory: Memory,
+    watch: Watch,
     pub guest: DriverMemory<M>,
     pub queues: Queues,
     pub connection: Option<Connection>,
@@ -74,6 +75,9 @@ pub(crate) struct Device<M> {
     notifier: Option<Arc<dyn DeviceNotifier>>,
     condition: Condition,
 }
+
+/// What a frontend did that made its memory smaller after it shared it.
+const TRUNCATED: &str = "memory that it shared was truncated";
 
 /// Whether the device works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +127,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let mut device = Self {
             registers,
             memory,
+            watch: Watch::new()?,
             guest: DriverMemory::new(services.memory, services.translator),
             queues: Queues::default(),
             connection: None,
@@ -148,6 +153,9 @@ impl<M: GuestAddressSpace> Device<M> {
         device
             .poller
             .watch(Token::Timer, device.listener.timer(), Interest::READ)?;
+        device
+            .poller
+            .watch(Token::Memory, device.watch.as_fd(), Interest::READ)?;
         device.watch_limits()?;
         for (queue, eventfd) in (0..).zip(device.registers.queue_eventfds()) {
             device
@@ -170,6 +178,8 @@ impl<M: GuestAddressSpace> Device<M> {
             self.wake.as_fd(),
             self.listener.as_fd(),
             self.listener.timer(),
+            self.watch.as_fd(),
+            self.kinds.as_fd(),
         ];
         let queues = self
             .registers
@@ -180,7 +190,8 @@ impl<M: GuestAddressSpace> Device<M> {
         let timers = limits.into_iter().filter_map(Alarm::fd);
         let timers = timers.map(|fd| fd.as_raw_fd());
         let own = own.iter().map(|fd| fd.as_raw_fd());
-        own.chain(queues).chain(timers).collect()
+        let interrupts = self.registers.interrupt_eventfds();
+        own.chain(queues).chain(timers).chain(interrupts).collect()
     }
 
     /// Asks for a turn.

@@ -31,6 +31,8 @@ pub(crate) enum Token {
     Frontend,
     /// The backend channel (`SET_BACKEND_REQ_FD`).
     Channel,
+    /// A file of the frontend's memory has changed.
+    Memory,
     /// The driver notified queue `n`.
     Queue(u16),
 }
@@ -45,6 +47,7 @@ impl Token {
             Self::Channel => 4,
             Self::ReplyLimit => 5,
             Self::MemoryLimit => 6,
+            Self::Memory => 7,
             Self::Queue(n) => 0x100 + u64::from(n),
         }
     }
@@ -58,6 +61,7 @@ impl Token {
             4 => Some(Self::Channel),
             5 => Some(Self::ReplyLimit),
             6 => Some(Self::MemoryLimit),
+            7 => Some(Self::Memory),
             n => u16::try_from(n.checked_sub(0x100)?).ok().map(Self::Queue),
         }
     }

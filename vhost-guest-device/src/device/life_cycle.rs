@@ -9,7 +9,7 @@ use std::io;
 
 use vm_memory::GuestAddressSpace;
 
-use super::{Condition, Device, MAX_QUEUE_SIZE};
+use super::{Condition, Device, MAX_QUEUE_SIZE, TRUNCATED};
 use crate::error::Fault;
 use crate::pci::bars::WINDOW_BAR;
 use crate::pci::BarMove;
@@ -121,7 +121,7 @@ impl<M: GuestAddressSpace> Device<M> {
         match self.memory.withdraw(offset) {
             Ok(false) => false,
             Ok(true) => {
-                self.fail(Fault::frontend("memory that it shared was truncated"));
+                self.fail(Fault::frontend(TRUNCATED));
                 self.wake();
                 true
             }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 
 use vm_memory::GuestAddressSpace;
 
-use super::{Condition, Device};
+use super::{Condition, Device, TRUNCATED};
 use crate::error::Fault;
 use crate::poller::{Interest, Ready, Token};
 use crate::relay::session::Session;
@@ -47,6 +47,7 @@ impl<M: GuestAddressSpace> Device<M> {
                 // Looked at when everything else has been.
                 Token::ReplyLimit | Token::MemoryLimit => {}
                 Token::Listener => {}
+                Token::Memory => self.check_memory()?,
                 Token::Frontend => frontend_hung_up |= event.hung_up,
                 Token::Channel => channel_hung_up |= event.hung_up,
             }
@@ -61,6 +62,16 @@ impl<M: GuestAddressSpace> Device<M> {
             }
         }
         self.wake();
+        Ok(())
+    }
+
+    /// A file of the frontend's memory has changed. If it shrank, the guest
+    /// must not touch what is missing.
+    fn check_memory(&mut self) -> Result<(), Fault> {
+        self.watch.drain();
+        if self.memory.withdraw(None)? {
+            return Err(Fault::frontend(TRUNCATED));
+        }
         Ok(())
     }
 
@@ -144,6 +155,7 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// Says what to wait for.
     fn update_interest(&mut self) -> io::Result<()> {
+        self.memory.watch(&mut self.watch);
         let listener = self.listener.as_fd();
         if self.wants_frontend() && !self.listener.is_resting() {
             self.poller

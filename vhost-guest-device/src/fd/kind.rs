@@ -109,6 +109,11 @@ impl FdKinds {
         Ok(Self { proc })
     }
 
+    /// What has to stay open for it.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
+    }
+
     /// What the kernel calls an open file of ours.
     fn name(&self, fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
         let path = format!("thread-self/fd/{}", fd.as_raw_fd());

@@ -30,7 +30,7 @@
 mod wires;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
@@ -197,6 +197,14 @@ impl Interrupts {
             isr: 0,
             virtqueues,
             lines,
+        })
+    }
+
+    /// The eventfds that the device signals itself.
+    pub(crate) fn own_eventfds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.lines.iter().filter_map(|line| match &line.eventfd {
+            Some(LineFd::Own(fd)) => Some(fd.as_raw_fd()),
+            _ => None,
         })
     }
 

@@ -25,6 +25,7 @@ mod error;
 mod layout;
 mod placing;
 mod table;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,6 +39,7 @@ use vhost_guest_vmm_traits::SharedMemoryMapper;
 pub(crate) use self::error::MemoryError;
 use self::layout::{Layout, Plan};
 use self::table::{area_extent, region_extent, Placed, PlacedArea, Table};
+pub(crate) use self::watch::Watch;
 use crate::fd::{FileIdentity, ForeignFd, MemoryFd, MemoryPolicy};
 
 /// Memory of the frontend that is not a region of its guest's.
@@ -314,6 +316,11 @@ impl Memory {
         self.withdrawn |= found;
         self.unmap(lost)?;
         Ok(found)
+    }
+
+    /// Makes `watch` watch the files that are mapped.
+    pub(crate) fn watch(&self, watch: &mut Watch) {
+        watch.follow(&self.files);
     }
 
     /// Takes everything out of the window, whatever anybody thinks. When it

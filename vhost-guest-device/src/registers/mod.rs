@@ -24,7 +24,7 @@ pub(crate) mod testing;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar};
@@ -420,6 +420,11 @@ impl Registers {
     /// The eventfds that the driver's queue notifications signal, by queue.
     pub(crate) fn queue_eventfds(&self) -> &[Arc<OwnedFd>] {
         self.notify.eventfds()
+    }
+
+    /// The eventfds of the device's own interrupts.
+    pub(crate) fn interrupt_eventfds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.interrupts.own_eventfds()
     }
 
     /// Passes on a queue notification that has reached userspace.

@@ -197,3 +197,44 @@ fn an_interrupt_that_is_not_disarmed_is_the_end_of_the_device() {
     assert!(rig.vmm.mappings().is_empty());
     assert!(!rig.vmm.armed().iter().any(|(_, message)| message.data == 5));
 }
+
+#[test]
+fn memory_that_is_truncated_is_taken_from_the_guest_at_once() {
+    let (mut rig, mut frontend) = rig::connected();
+    let (lost, kept) = (memory_file(1 << 20), memory_file(1 << 20));
+    let high = [1 << 32, 1 << 20, 0x8000_0000, 0];
+    let table = [words(&[2, 0, 1 << 20, 0x7000_0000, 0]), words(&high)].concat();
+    frontend.send(&message(5, 1, &table), &[lost.as_fd(), kept.as_fd()]);
+    rig.run();
+    // Changes that take nothing away are of no interest.
+    rustix::io::write(&kept, b"data").unwrap();
+    rustix::fs::ftruncate(&lost, 2 << 20).unwrap();
+    rig.run();
+    assert_eq!(rig.vmm.mappings().len(), 2);
+    rustix::fs::ftruncate(&lost, 4096).unwrap();
+    assert!(rig.needs_reset());
+    assert_eq!(rig.vmm.mappings().len(), 1, "the guest may still touch it");
+    assert!(frontend.is_disconnected());
+    rig.start();
+    rig.backend_up();
+    let _next = rig.connect();
+    rig.run();
+    assert_eq!(rig.up(), 3);
+}
+
+#[test]
+fn files_are_not_watched_longer_than_they_are_mapped() {
+    let (mut rig, mut frontend) = rig::connected();
+    let file = memory_file(1 << 20);
+    frontend.send(
+        &message(5, 1, &words(&[1, 0, 1 << 20, 0x7000_0000, 0])),
+        &[file.as_fd()],
+    );
+    rig.run();
+    rig.start();
+    rig.run();
+    let turns = rig.device.statistics.turns;
+    rustix::fs::ftruncate(&file, 0).unwrap();
+    rig.run();
+    assert_eq!(rig.device.statistics.turns, turns);
+}
