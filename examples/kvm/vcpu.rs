@@ -114,9 +114,12 @@ fn serve(exit: VcpuExit<'_>, bus: &Bus) -> Result<Option<Ending>, Error> {
             }
         }
         VcpuExit::Intr | VcpuExit::IrqWindowOpen => {}
-        VcpuExit::Shutdown | VcpuExit::SystemEvent(..) | VcpuExit::Hlt => {
+        VcpuExit::Shutdown => {
+            // Some kernels reset this way, and some just crash.
+            eprintln!("kvm: the guest ended with a triple fault");
             return Ok(Some(Ending::Guest));
         }
+        VcpuExit::SystemEvent(..) | VcpuExit::Hlt => return Ok(Some(Ending::Guest)),
         exit => return Err(Error::Vcpu(format!("{exit:?}"))),
     }
     Ok(None)
