@@ -9,5 +9,6 @@ pub mod backend;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 pub mod loopback;
+pub mod truncate;
 pub mod vfio_user;
 pub mod vmm;

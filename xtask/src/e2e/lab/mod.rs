@@ -165,7 +165,7 @@ impl Lab {
     }
 
     fn build_image(&self) -> Result<()> {
-        let examples = ["kvm", "backend"];
+        let examples = ["kvm", "backend", "truncate"];
         let mut build = Command::new(workspace::cargo());
         build.args(["build", "--quiet", "--release"]);
         build.args(["--package", "vhost-guest-examples"]);
@@ -181,6 +181,7 @@ impl Lab {
         root.add_program("qemu-system-x86_64", &self.host.qemu)?;
         root.add_program("qemu-storage-daemon", &self.storage_daemon)?;
         root.add_program("kvm", &directory.join("kvm"))?;
+        root.add_program("truncate", &directory.join("truncate"))?;
         root.add_firmware()?;
         root.copy(&self.host.kernel, "lab/vmlinuz")?;
         let backend = root::initramfs(

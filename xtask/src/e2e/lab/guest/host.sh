@@ -195,6 +195,16 @@ say "verified ${found##* }"
 if [ "$BACKEND" = kvm ]; then
     measure measured
 
+    timeout 60 /lab/truncate disk.sock >truncate.log 2>&1 || fail "the truncating frontend: $(cat truncate.log)"
+    say "$(cat truncate.log)"
+    await backend "frontend" 10 "$backend_from" $backend
+    kill -0 $backend || fail "the backend's VMM has ended"
+    start_frontend verify
+    end_frontend
+    found=$(heard sum)
+    [ "$written" = "$found" ] || fail "the frontend's guest wrote '$written' and found '$found'"
+    say "verified again ${found##* }"
+
     # The guest has no say in this: it is as if the power went.
     kill $backend
     wait $backend
