@@ -5,7 +5,7 @@
 //! A file system that stops answering, and what that must not do to us.
 //!
 //! These tests mount a FUSE file system, which needs privileges; without them
-//! they have nothing to say and pass.
+//! they say so and pass, except in CI.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -118,7 +118,18 @@ struct Mount {
 }
 
 impl Mount {
+    /// A file system, or nothing where none can be mounted and none has to be.
     fn new(name: &str) -> Option<Self> {
+        let mounted = Self::mount(name);
+        if mounted.is_none() {
+            let required = std::env::var("CI").as_deref() == Ok("true");
+            assert!(!required, "a FUSE file system cannot be mounted here");
+            eprintln!("SKIPPED: a FUSE file system cannot be mounted here");
+        }
+        mounted
+    }
+
+    fn mount(name: &str) -> Option<Self> {
         let device = File::options()
             .read(true)
             .write(true)
