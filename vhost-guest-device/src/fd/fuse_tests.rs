@@ -120,7 +120,7 @@ struct Mount {
 impl Mount {
     /// A file system, or nothing where none can be mounted and none has to be.
     fn new(name: &str) -> Option<Self> {
-        let mounted = Self::mount(name);
+        let mounted = Self::try_new(name);
         if mounted.is_none() {
             let required = std::env::var("CI").as_deref() == Ok("true");
             assert!(!required, "a FUSE file system cannot be mounted here");
@@ -129,7 +129,7 @@ impl Mount {
         mounted
     }
 
-    fn mount(name: &str) -> Option<Self> {
+    fn try_new(name: &str) -> Option<Self> {
         let device = File::options()
             .read(true)
             .write(true)
