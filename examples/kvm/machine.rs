@@ -23,13 +23,11 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VmFd};
 use vhost_guest_device::{Builder, Services};
-use vhost_guest_vmm_traits::IoEventFdRegistrar;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::adapter::{Doorbells, Interrupts, Window};
 use super::bus::{Bus, SERIAL_LINE};
-use super::userspace::UserspaceDoorbells;
 use super::vcpu::Vcpu;
 use super::{long_mode, Error, Function, Memory};
 
@@ -56,7 +54,7 @@ pub struct Machine {
     memory: Memory,
     bus: Arc<Bus>,
     interrupts: Arc<Interrupts>,
-    doorbells: Arc<dyn IoEventFdRegistrar>,
+    doorbells: Option<Arc<Doorbells>>,
     next_slot: u32,
     next_register_bar: u64,
     next_window: u64,
@@ -84,7 +82,7 @@ impl Machine {
         let last = memory.last_addr().0;
         Ok(Self {
             interrupts: Arc::new(Interrupts::new(Arc::clone(&vm), lines(), LINES)),
-            doorbells: Arc::new(Doorbells(Arc::clone(&vm))),
+            doorbells: Some(Arc::new(Doorbells(Arc::clone(&vm)))),
             bus: Arc::default(),
             next_slot: memory.num_regions() as u32,
             next_register_bar: LOW_RAM_END,
@@ -103,9 +101,10 @@ impl Machine {
     }
 
     /// Has doorbells of devices that are plugged in from now on exit to
-    /// userspace.
+    /// userspace: the control that shows what measures of the data path see
+    /// when the VMM takes part in it.
     pub fn use_userspace_doorbells(&mut self) {
-        self.doorbells = Arc::new(UserspaceDoorbells);
+        self.doorbells = None;
     }
 
     /// The VM.
@@ -147,7 +146,7 @@ impl Machine {
         self.next_slot = slots.end;
         let services = Services {
             interrupts: self.interrupts.clone(),
-            doorbells: self.doorbells.clone(),
+            doorbells: self.doorbells.clone().map(|doorbells| doorbells as _),
             window: Arc::new(Window::new(Arc::clone(&self.vm), window, slots)?),
             memory: Arc::clone(&self.memory),
             translator: None,

@@ -26,7 +26,6 @@ pub mod machine;
 pub mod options;
 pub mod pci;
 mod program;
-pub mod userspace;
 pub mod vcpu;
 
 pub use error::Error;

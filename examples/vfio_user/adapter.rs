@@ -8,8 +8,13 @@
 //! | of KVM's | here | what runs for it |
 //! |---|---|---|
 //! | `KVM_IRQFD` | [`Interrupts`] | a thread, from the frontend's eventfd to the client's |
-//! | `KVM_IOEVENTFD` | [`Doorbells`] | nothing: each store is a message, for the device to answer |
+//! | `KVM_IOEVENTFD` | nothing | each store is a message, and the device signals what it is for |
 //! | `KVM_SET_USER_MEMORY_REGION` | [`Window`] | each access is a message, answered from a mapping of ours |
+//!
+//! The protocol could do better with doorbells: descriptors that the client
+//! registers as ioeventfds (`VFIO_USER_DEVICE_GET_REGION_IO_FDS`). But the
+//! `vfio_user` crate does not have it, and clients ask for it once, when they
+//! start.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,9 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rustix::mm::{madvise, Advice};
-use vhost_guest_vmm_traits::{
-    Arming, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceId,
-};
+use vhost_guest_vmm_traits::{Arming, InterruptManager, MsiMessage, SharedMemoryMapper, SourceId};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::vmm::{Events, Sources};
@@ -148,24 +151,6 @@ impl InterruptManager for Interrupts {
 
     fn destroy_source(&self, source: SourceId) {
         lock(&self.shared.sources).destroy(source);
-    }
-}
-
-/// Doorbells that are not connected: stores arrive as messages, and the device
-/// signals what they are for (`VhostGuest::bar_write`).
-///
-/// The protocol could do better, with descriptors that the client registers as
-/// ioeventfds (`VFIO_USER_DEVICE_GET_REGION_IO_FDS`); the `vfio_user` crate
-/// does not have it, and clients ask for it once, when they start.
-pub struct Doorbells;
-
-impl IoEventFdRegistrar for Doorbells {
-    fn register(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn unregister(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -29,7 +29,7 @@ use vm_memory::{
     GuestMemoryRegion,
 };
 
-use super::adapter::{map, Access, Doorbells, Interrupts, Window};
+use super::adapter::{map, Access, Interrupts, Window};
 
 /// The guest's memory, as far as the client has shared it. It comes and goes.
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
@@ -67,7 +67,7 @@ impl Function {
         let memory = Memory::new(GuestMemoryMmap::new());
         let services = Services {
             interrupts: interrupts.clone(),
-            doorbells: Arc::new(Doorbells),
+            doorbells: None,
             window: window.clone(),
             memory: memory.clone(),
             translator: None,

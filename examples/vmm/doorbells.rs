@@ -19,17 +19,16 @@ use super::eventfd::{self, Signaller};
 /// The vCPU asks here before it gives a store to the device, so that no other
 /// code and no other thread of the VMM is involved.
 pub struct Doorbells {
-    /// `None` if the VMM shall do without: then stores go to the device.
-    signaller: Option<Signaller>,
+    signaller: Signaller,
     table: RwLock<BTreeMap<u64, OwnedFd>>,
     rung: AtomicU64,
 }
 
 impl Doorbells {
-    /// No doorbells yet; never any, if not `enabled`.
-    pub fn new(enabled: bool) -> io::Result<Self> {
+    /// No doorbells yet.
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
-            signaller: enabled.then(Signaller::new).transpose()?,
+            signaller: Signaller::new()?,
             table: RwLock::default(),
             rung: AtomicU64::new(0),
         })
@@ -38,11 +37,11 @@ impl Doorbells {
     /// The guest stores at `address`. Tells whether there is a doorbell.
     pub fn store(&self, address: u64) -> bool {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let (Some(signaller), Some(eventfd)) = (&self.signaller, table.get(&address)) else {
+        let Some(eventfd) = table.get(&address) else {
             return false;
         };
         // Like KVM, there is nobody to tell.
-        let _ = signaller.signal(eventfd);
+        let _ = self.signaller.signal(eventfd);
         self.rung.fetch_add(1, Ordering::Relaxed);
         true
     }
@@ -56,9 +55,6 @@ impl Doorbells {
 impl IoEventFdRegistrar for Doorbells {
     fn register(&self, eventfd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
         eventfd::check(eventfd)?;
-        if self.signaller.is_none() {
-            return Ok(());
-        }
         let eventfd = eventfd.try_clone_to_owned()?;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         match table.entry(address) {
@@ -72,10 +68,8 @@ impl IoEventFdRegistrar for Doorbells {
 
     fn unregister(&self, _: BorrowedFd<'_>, address: u64) -> io::Result<()> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        match table.remove(&address) {
-            None if self.signaller.is_some() => Err(io::ErrorKind::NotFound.into()),
-            _ => Ok(()),
-        }
+        let removed = table.remove(&address);
+        removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 }
 
@@ -89,7 +83,7 @@ mod tests {
 
     #[test]
     fn rings_at_the_exact_address_only() {
-        let doorbells = Doorbells::new(true).unwrap();
+        let doorbells = Doorbells::new().unwrap();
         let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         doorbells.register(fd.as_fd(), 0x1000).unwrap();
         assert!(doorbells.register(fd.as_fd(), 0x1000).is_err());
@@ -99,15 +93,7 @@ mod tests {
         assert!(eventfd::drain(&fd));
         doorbells.unregister(fd.as_fd(), 0x1000).unwrap();
         assert!(!doorbells.store(0x1000));
+        assert!(doorbells.unregister(fd.as_fd(), 0x1000).is_err());
         assert_eq!(doorbells.rung(), 1);
-    }
-
-    #[test]
-    fn leaves_all_stores_to_the_device_if_told_so() {
-        let doorbells = Doorbells::new(false).unwrap();
-        let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
-        doorbells.register(fd.as_fd(), 0x1000).unwrap();
-        assert!(!doorbells.store(0x1000));
-        doorbells.unregister(fd.as_fd(), 0x1000).unwrap();
     }
 }

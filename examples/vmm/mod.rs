@@ -75,13 +75,13 @@ impl Machine {
     /// Makes a machine whose device serves the frontends of `listener`.
     pub fn new(listener: UnixListener, config: &Config) -> io::Result<Self> {
         let interrupts = Arc::new(InterruptController::new(config.irqfd)?);
-        let doorbells = Arc::new(Doorbells::new(config.ioeventfd)?);
+        let doorbells = Arc::new(Doorbells::new()?);
         let arena = Arc::new(Arena::new(config.window_size)?);
         let ram = GuestMemoryMmap::from_ranges(&[(RAM, RAM_SIZE)]).map_err(io::Error::other)?;
         let ram = Arc::new(ram);
         let services = Services {
             interrupts: interrupts.clone(),
-            doorbells: doorbells.clone(),
+            doorbells: config.ioeventfd.then(|| doorbells.clone() as _),
             window: arena.clone(),
             memory: ram.clone(),
             translator: None,

@@ -55,7 +55,7 @@ impl Machine {
         let threads = Arc::new(Threads::default());
         let services = Services {
             interrupts: vmm.clone(),
-            doorbells: vmm.clone(),
+            doorbells: Some(vmm.clone()),
             window: vmm.clone(),
             memory: memory.clone(),
             translator: None,

@@ -39,8 +39,10 @@ const MIGRATION_DESCRIPTORS: u64 = 10;
 pub struct Services<M> {
     /// Turns eventfds into interrupts.
     pub interrupts: Arc<dyn InterruptManager>,
-    /// Turns guest stores into eventfds.
-    pub doorbells: Arc<dyn IoEventFdRegistrar>,
+    /// Turns guest stores into signals, if the VMM's kernel can do that.
+    /// Without it each doorbell store and each notification of a queue arrives
+    /// by [`VhostGuest::bar_write`], and a thread of the device's signals.
+    pub doorbells: Option<Arc<dyn IoEventFdRegistrar>>,
     /// Maps frontend memory into this device's window.
     pub window: Arc<dyn SharedMemoryMapper>,
     /// The guest's memory, in which the device's own queues are.

@@ -51,7 +51,7 @@ use crate::worker::{lock, Shared, Worker};
 /// let listener = UnixListener::bind("/run/disk.sock")?;
 /// let services = Services {
 ///     interrupts,
-///     doorbells,
+///     doorbells: Some(doorbells),
 ///     window,
 ///     memory,
 ///     translator: None,
@@ -79,7 +79,7 @@ pub struct VhostGuest<M: GuestAddressSpace> {
     events: OwnedFd,
     bars: [BarSpec; 3],
     interrupts: Arc<dyn InterruptManager>,
-    doorbells: Arc<dyn IoEventFdRegistrar>,
+    doorbells: Option<Arc<dyn IoEventFdRegistrar>>,
     window: Arc<dyn SharedMemoryMapper>,
 }
 
@@ -92,7 +92,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         with_thread: bool,
     ) -> Result<Self, BuildError> {
         let interrupts = Arc::clone(&services.interrupts);
-        let doorbells = Arc::clone(&services.doorbells);
+        let doorbells = services.doorbells.clone();
         let window = Arc::clone(&services.window);
         let hook = services.thread_hook.clone();
         let device = Device::new(listener, options, services)?;
@@ -223,7 +223,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         let mut fds = lock(&self.device).own_fds();
         fds.push(self.events.as_raw_fd());
         fds.extend(self.interrupts.fds_to_keep());
-        fds.extend(self.doorbells.fds_to_keep());
+        fds.extend(self.doorbells.iter().flat_map(|all| all.fds_to_keep()));
         fds.extend(self.window.fds_to_keep());
         fds
     }

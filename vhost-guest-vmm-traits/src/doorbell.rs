@@ -15,6 +15,9 @@ use std::os::fd::{BorrowedFd, RawFd};
 /// be one that a hostile frontend holds the other end of: the kernel's signal
 /// never blocks. A guest's *load* from the address may signal it as well: some
 /// kernels do not tell the two apart, and it harms nobody.
+///
+/// A VMM that cannot do this lends nothing of the kind: stores reach the device
+/// by its BARs then, and a thread of its own signals.
 pub trait IoEventFdRegistrar: Send + Sync {
     /// Connects the doorbell at `address` to `eventfd`.
     ///

@@ -11,7 +11,7 @@
 //! | trait | question it answers | on KVM |
 //! |---|---|---|
 //! | [`InterruptManager`] | how does an eventfd become an MSI? | `KVM_SET_GSI_ROUTING`, `KVM_IRQFD` |
-//! | [`IoEventFdRegistrar`] | how does a guest store become an eventfd? | `KVM_IOEVENTFD` |
+//! | [`IoEventFdRegistrar`] | how does a guest store become an eventfd? | `KVM_IOEVENTFD`, or nothing |
 //! | [`SharedMemoryMapper`] | how does file memory appear in a BAR? | `KVM_SET_USER_MEMORY_REGION` |
 //! | [`AddressTranslator`] | what does an I/O virtual address mean? | a virtual IOMMU, or nothing |
 //! | [`ThreadHook`] | what runs first in a thread of the device? | seccomp filter, priority |
@@ -37,21 +37,47 @@
 //!
 //! ```
 //! use std::io;
-//! use std::os::fd::BorrowedFd;
+//! use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+//! use std::os::unix::net::UnixStream;
+//! use std::sync::{Mutex, PoisonError};
 //!
 //! use vhost_guest_vmm_traits::IoEventFdRegistrar;
 //!
-//! /// A VMM without `KVM_IOEVENTFD`: doorbell stores reach it as MMIO exits,
-//! /// and it forwards them to the device.
-//! struct ExitsOnly;
+//! /// The doorbells of a device in a jail: the VM's descriptor is in another
+//! /// process, which is asked by a socket.
+//! struct Doorbells {
+//!     vmm: Mutex<UnixStream>,
+//! }
 //!
-//! impl IoEventFdRegistrar for ExitsOnly {
-//!     fn register(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
-//!         Ok(())
+//! enum Request {
+//!     Register { address: u64 },
+//!     Unregister { address: u64 },
+//! }
+//!
+//! # fn send(_: &UnixStream, _: Request, _: BorrowedFd<'_>) -> io::Result<()> { Ok(()) }
+//! # fn receive(_: &UnixStream) -> io::Result<()> { Ok(()) }
+//! impl Doorbells {
+//!     fn ask(&self, request: Request, eventfd: BorrowedFd<'_>) -> io::Result<()> {
+//!         // Two devices may call at the same time.
+//!         let vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+//!         send(&vmm, request, eventfd)?;
+//!         // Not before the VMM has done it: `Ok` is a promise.
+//!         receive(&vmm)
+//!     }
+//! }
+//!
+//! impl IoEventFdRegistrar for Doorbells {
+//!     fn register(&self, eventfd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
+//!         self.ask(Request::Register { address }, eventfd)
 //!     }
 //!
-//!     fn unregister(&self, _: BorrowedFd<'_>, _: u64) -> io::Result<()> {
-//!         Ok(())
+//!     fn unregister(&self, eventfd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
+//!         self.ask(Request::Unregister { address }, eventfd)
+//!     }
+//!
+//!     fn fds_to_keep(&self) -> Vec<RawFd> {
+//!         let vmm = self.vmm.lock().unwrap_or_else(PoisonError::into_inner);
+//!         vec![vmm.as_raw_fd()]
 //!     }
 //! }
 //! ```

@@ -21,7 +21,8 @@ struct Slot<F> {
 
 /// Eventfds at `base + index * stride`.
 pub(crate) struct IoEventFds<F> {
-    registrar: Arc<dyn IoEventFdRegistrar>,
+    /// Without one, every store reaches userspace.
+    registrar: Option<Arc<dyn IoEventFdRegistrar>>,
     stride: u32,
     base: Option<u64>,
     slots: Vec<Slot<F>>,
@@ -29,7 +30,11 @@ pub(crate) struct IoEventFds<F> {
 
 impl<F: AsFd + Clone> IoEventFds<F> {
     /// `count` slots without eventfds, placed nowhere.
-    pub(crate) fn new(registrar: Arc<dyn IoEventFdRegistrar>, count: u16, stride: u32) -> Self {
+    pub(crate) fn new(
+        registrar: Option<Arc<dyn IoEventFdRegistrar>>,
+        count: u16,
+        stride: u32,
+    ) -> Self {
         let empty = || Slot {
             eventfd: None,
             registered: None,
@@ -50,8 +55,11 @@ impl<F: AsFd + Clone> IoEventFds<F> {
     fn register(&mut self, index: usize, eventfd: F) -> Result<(), ServiceError> {
         let offset = index as u64 * u64::from(self.stride);
         let address = self.base.and_then(|base| base.checked_add(offset));
-        if let (Some(slot), Some(address)) = (self.slots.get_mut(index), address) {
-            self.registrar
+        let (Some(registrar), Some(address)) = (&self.registrar, address) else {
+            return Ok(());
+        };
+        if let Some(slot) = self.slots.get_mut(index) {
+            registrar
                 .register(eventfd.as_fd(), address)
                 .map_err(ServiceError::Refused)?;
             slot.registered = Some((eventfd, address));
@@ -60,9 +68,9 @@ impl<F: AsFd + Clone> IoEventFds<F> {
     }
 
     fn unregister(&mut self, index: usize) -> Result<(), ServiceError> {
-        if let Some(slot) = self.slots.get_mut(index) {
+        if let (Some(registrar), Some(slot)) = (&self.registrar, self.slots.get_mut(index)) {
             if let Some((eventfd, address)) = &slot.registered {
-                self.registrar
+                registrar
                     .unregister(eventfd.as_fd(), *address)
                     .map_err(ServiceError::Dead)?;
                 slot.registered = None;

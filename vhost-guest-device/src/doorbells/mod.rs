@@ -55,7 +55,7 @@ pub(crate) struct Doorbells {
 impl Doorbells {
     /// Doorbells for `vrings` vrings, none connected.
     pub(crate) fn new(
-        registrar: Arc<dyn IoEventFdRegistrar>,
+        registrar: Option<Arc<dyn IoEventFdRegistrar>>,
         signaller: Arc<Signaller>,
         vrings: u16,
     ) -> Self {
@@ -161,7 +161,10 @@ impl QueueNotify {
     /// # Errors
     ///
     /// No descriptor is left.
-    pub(crate) fn new(registrar: Arc<dyn IoEventFdRegistrar>, virtqueues: u16) -> io::Result<Self> {
+    pub(crate) fn new(
+        registrar: Option<Arc<dyn IoEventFdRegistrar>>,
+        virtqueues: u16,
+    ) -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let mut notify = IoEventFds::new(registrar, virtqueues, NOTIFY_MULTIPLIER);
         let mut eventfds = Vec::new();

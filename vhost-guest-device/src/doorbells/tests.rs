@@ -21,7 +21,7 @@ impl Guest {
         let vmm = Arc::new(TestVmm::new());
         let peer = Peer::new();
         let registrar = Arc::clone(&vmm) as Arc<dyn IoEventFdRegistrar>;
-        let mut doorbells = Doorbells::new(registrar, Arc::clone(&peer.signaller), 4);
+        let mut doorbells = Doorbells::new(Some(registrar), Arc::clone(&peer.signaller), 4);
         doorbells.place(Some(BASE)).unwrap();
         Guest {
             vmm,
@@ -275,7 +275,7 @@ fn is_dead_when_taking_back_half_a_move_fails() {
     }
     let peer = Peer::new();
     let signaller = Arc::clone(&peer.signaller);
-    let mut doorbells = Doorbells::new(Arc::new(Stuck::default()), signaller, 2);
+    let mut doorbells = Doorbells::new(Some(Arc::new(Stuck::default())), signaller, 2);
     doorbells.set(Doorbell::Log, Some(peer.eventfd())).unwrap();
     doorbells
         .set(Doorbell::Call(1), Some(peer.eventfd()))
@@ -311,7 +311,7 @@ fn gives_everything_back_when_dropped() {
 fn notifies_queues_at_their_addresses() {
     let vmm = Arc::new(TestVmm::new());
     let registrar = Arc::clone(&vmm) as Arc<dyn IoEventFdRegistrar>;
-    let mut notify = QueueNotify::new(registrar, 4).unwrap();
+    let mut notify = QueueNotify::new(Some(registrar), 4).unwrap();
     assert!(vmm.doorbells().is_empty());
     notify.place(Some(BASE)).unwrap();
     assert_eq!(vmm.doorbells(), [BASE, BASE + 4, BASE + 8, BASE + 12]);
@@ -332,4 +332,26 @@ fn notifies_queues_at_their_addresses() {
     notify.place(Some(BASE)).unwrap();
     drop(notify);
     assert!(vmm.doorbells().is_empty());
+}
+
+#[test]
+fn leaves_every_store_to_userspace_without_a_registrar() {
+    let peer = Peer::new();
+    let mut doorbells = Doorbells::new(None, Arc::clone(&peer.signaller), 1);
+    doorbells.place(Some(BASE)).unwrap();
+    let (old, new) = (peer.eventfd(), peer.eventfd());
+    doorbells.set(Doorbell::Call(0), Some(old.clone())).unwrap();
+    assert!(doorbells.store(0, 4));
+    assert_eq!(wait(&old), 1);
+    doorbells.set(Doorbell::Call(0), Some(new.clone())).unwrap();
+    doorbells.place(Some(2 * BASE)).unwrap();
+    assert!(doorbells.store(0, 4));
+    assert_eq!((wait(&new), take(&old)), (1, 0));
+    doorbells.clear().unwrap();
+    assert!(!doorbells.store(0, 4));
+
+    let mut notify = QueueNotify::new(None, 1).unwrap();
+    notify.place(Some(BASE)).unwrap();
+    notify.signal(0);
+    assert_eq!(take(notify.eventfd(0).unwrap()), 1);
 }

@@ -95,7 +95,7 @@ impl Registers {
     pub(crate) fn new(
         setup: &Setup,
         interrupts: Arc<dyn InterruptManager>,
-        registrar: Arc<dyn IoEventFdRegistrar>,
+        registrar: Option<Arc<dyn IoEventFdRegistrar>>,
         signaller: Arc<Signaller>,
     ) -> io::Result<Self> {
         let vrings = setup.properties.max_vhost_queues;
@@ -113,7 +113,7 @@ impl Registers {
             common: CommonConfig::new(setup.features, virtqueues, setup.max_queue_size),
             device: DeviceConfig::new(setup.properties),
             interrupts: Interrupts::new(interrupts, Arc::clone(&signaller), virtqueues, vrings)?,
-            doorbells: Doorbells::new(Arc::clone(&registrar), signaller, vrings),
+            doorbells: Doorbells::new(registrar.clone(), signaller, vrings),
             notify: QueueNotify::new(registrar, virtqueues)?,
             kick_select: 0,
             structures: [

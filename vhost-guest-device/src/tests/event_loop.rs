@@ -36,7 +36,7 @@ fn vmm(name: &str) -> Vmm {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let services = Services {
         interrupts: vmm.clone(),
-        doorbells: vmm.clone(),
+        doorbells: Some(vmm.clone()),
         window: vmm.clone(),
         memory: Arc::new(memory),
         translator: None,

@@ -25,4 +25,5 @@ mod rig;
 mod session;
 mod siege;
 mod translation;
+mod vmm_choices;
 mod vmm_faults;

@@ -123,12 +123,20 @@ impl Rig {
     }
 
     pub(crate) fn with(choose: impl FnOnce(Builder) -> Builder) -> Self {
-        Self::translated(None, choose)
+        Self::lent(|_| {}, choose)
     }
 
     /// One with a virtual IOMMU in front of the device.
     pub(crate) fn translated(
         translator: Option<Arc<dyn AddressTranslator>>,
+        choose: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        Self::lent(|services| services.translator = translator, choose)
+    }
+
+    /// One whose VMM lends something else.
+    pub(crate) fn lent(
+        lend: impl FnOnce(&mut Services<Arc<GuestMemoryMmap>>),
         choose: impl FnOnce(Builder) -> Builder,
     ) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -144,15 +152,16 @@ impl Rig {
             .window_size(WINDOW)
             .device_type(2);
         let (listener, options) = choose(builder).into_parts();
-        let services = Services {
+        let mut services = Services {
             interrupts: vmm.clone(),
-            doorbells: vmm.clone(),
+            doorbells: Some(vmm.clone()),
             window: vmm.clone(),
             memory: memory.clone(),
-            translator,
+            translator: None,
             notifier: Some(vmm.clone()),
             thread_hook: None,
         };
+        lend(&mut services);
         let device = Device::new(listener, &options, services).unwrap();
         Self {
             device,

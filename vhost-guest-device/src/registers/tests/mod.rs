@@ -46,7 +46,8 @@ impl Guest {
         let vmm = Arc::new(TestVmm::new());
         let peer = Peer::new();
         let signaller = Arc::clone(&peer.signaller);
-        let registers = Registers::new(&setup(), vmm.clone(), vmm.clone(), signaller).unwrap();
+        let registers =
+            Registers::new(&setup(), vmm.clone(), Some(vmm.clone()), signaller).unwrap();
         Guest {
             vmm,
             peer,
@@ -499,7 +500,7 @@ fn tells_the_core_of_interrupts_that_fail() {
     }
     let peer = Peer::new();
     let (vmm, signaller) = (Arc::new(TestVmm::new()), Arc::clone(&peer.signaller));
-    let mut registers = Registers::new(&setup(), Arc::new(Refuses), vmm, signaller).unwrap();
+    let mut registers = Registers::new(&setup(), Arc::new(Refuses), Some(vmm), signaller).unwrap();
     let failed = |effects: &[Effect]| matches!(effects, [.., Effect::InterruptsFailed(f)] if f[0].event == Event::Config);
     let _ = registers.config_write(0x04, &[6, 0]);
     assert!(registers.bar_write(0, MSIX_TABLE + 12, &[0; 4]).is_none());
