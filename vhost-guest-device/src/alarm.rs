@@ -9,13 +9,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::time::{
-    timerfd_create, timerfd_settime, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags,
-    Timespec,
+    timerfd_create, timerfd_gettime, timerfd_settime, Itimerspec, TimerfdClockId, TimerfdFlags,
+    TimerfdTimerFlags, Timespec,
 };
 
 const NEVER: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 0,
+};
+/// The shortest time that does not stop a timer.
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 1,
 };
 
 /// A timer that runs while something is waited for. Without a limit it never
@@ -25,6 +30,8 @@ pub(crate) struct Alarm {
     timer: Option<(OwnedFd, Timespec)>,
     /// While it runs: what was waited for, in the caller's terms.
     running: Option<u64>,
+    /// While time stands still: what is left of it, if it runs.
+    left: Option<Timespec>,
 }
 
 impl Alarm {
@@ -41,6 +48,7 @@ impl Alarm {
         Ok(Self {
             timer,
             running: None,
+            left: None,
         })
     }
 
@@ -54,14 +62,40 @@ impl Alarm {
     pub(crate) fn run(&mut self, wanted: bool, what: u64) {
         let now = wanted.then_some(what);
         if let Some((timer, limit)) = self.timer.as_ref().filter(|_| now != self.running) {
-            set(timer, if wanted { *limit } else { NEVER });
+            let limit = if wanted { *limit } else { NEVER };
+            match &mut self.left {
+                Some(left) => *left = limit,
+                None => set(timer, limit),
+            }
             self.running = now;
+        }
+    }
+
+    /// Time stands still until [`resume`](Self::resume).
+    pub(crate) fn pause(&mut self) {
+        let Some((timer, _)) = self.timer.as_ref().filter(|_| self.left.is_none()) else {
+            return;
+        };
+        let left = match (self.running, timerfd_gettime(timer)) {
+            (None, _) => NEVER,
+            (Some(_), Ok(Itimerspec { it_value, .. })) if it_value != NEVER => it_value,
+            // It rang, and nobody has heard it.
+            (Some(_), _) => AT_ONCE,
+        };
+        set(timer, NEVER);
+        self.left = Some(left);
+    }
+
+    /// Time goes on.
+    pub(crate) fn resume(&mut self) {
+        if let (Some((timer, _)), Some(left)) = (&self.timer, self.left.take()) {
+            set(timer, left);
         }
     }
 
     /// Whether time is up for `what`. The alarm has to be run again.
     pub(crate) fn is_over(&mut self, what: u64) -> bool {
-        let Some((timer, _)) = &self.timer else {
+        let Some((timer, _)) = self.timer.as_ref().filter(|_| self.left.is_none()) else {
             return false;
         };
         // A timer that was set again has nothing to read.
@@ -88,7 +122,9 @@ impl Alarm {
 
 /// 0 would stop the timer.
 fn timespec(limit: Duration) -> Timespec {
-    let limit = limit.max(Duration::from_nanos(1));
+    if limit.is_zero() {
+        return AT_ONCE;
+    }
     Timespec {
         tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: limit.subsec_nanos().into(),
@@ -136,9 +172,58 @@ mod tests {
     }
 
     #[test]
+    fn has_as_much_time_after_a_pause_as_before() {
+        let mut alarm = Alarm::new(Some(Duration::from_secs(3600))).unwrap();
+        let set_to = |alarm: &Alarm| {
+            let (timer, _) = alarm.timer.as_ref().unwrap();
+            timerfd_gettime(timer).unwrap().it_value
+        };
+        alarm.run(true, 1);
+        let before = set_to(&alarm).tv_sec;
+        alarm.pause();
+        alarm.pause();
+        assert_eq!(set_to(&alarm), NEVER);
+        alarm.resume();
+        alarm.resume();
+        assert!((before - 60..=before).contains(&set_to(&alarm).tv_sec));
+        assert!(!alarm.is_over(1) && alarm.is_running());
+    }
+
+    #[test]
+    fn rings_after_a_pause_if_nobody_heard_it_before() {
+        let mut alarm = Alarm::new(Some(Duration::from_secs(3600))).unwrap();
+        alarm.run(true, 1);
+        alarm.pass();
+        alarm.pause();
+        assert!(!alarm.is_over(1), "it rings in a pause");
+        alarm.run(true, 1);
+        alarm.resume();
+        alarm.pass();
+        assert!(alarm.is_over(1));
+    }
+
+    #[test]
+    fn starts_and_stops_in_a_pause_for_the_time_after_it() {
+        let mut alarm = Alarm::new(Some(Duration::from_nanos(1))).unwrap();
+        alarm.pause();
+        alarm.run(true, 1);
+        assert!(alarm.is_running() && !alarm.is_over(1));
+        alarm.resume();
+        alarm.pass();
+        assert!(alarm.is_over(1));
+        alarm.run(true, 2);
+        alarm.pause();
+        alarm.run(false, 2);
+        alarm.resume();
+        assert!(!alarm.is_over(2) && !alarm.is_running());
+    }
+
+    #[test]
     fn does_nothing_without_a_limit() {
         let mut alarm = Alarm::new(None).unwrap();
+        alarm.pause();
         alarm.run(true, 1);
+        alarm.resume();
         assert!(alarm.fd().is_none() && !alarm.is_running() && !alarm.is_over(1));
     }
 }

@@ -171,8 +171,8 @@ impl Builder {
     ///
     /// A frontend waits for a reply that is due, for the transfer of device
     /// state after which it asked, and for a buffer that takes its next
-    /// message. Each answer of the guest's starts the time again. While the VM
-    /// is paused it goes on: give it more than a pause takes.
+    /// message. Each answer of the guest's starts the time again. Time stands
+    /// still while the device is paused ([`VhostGuest::pause`]).
     #[must_use]
     pub fn reply_timeout(mut self, limit: Duration) -> Self {
         self.options.reply_timeout = Some(limit);

@@ -19,6 +19,7 @@
 
 mod life_cycle;
 mod limits;
+mod pause;
 mod turn;
 
 use std::io;
@@ -74,6 +75,7 @@ pub(crate) struct Device<M> {
     pub memory_limit: Alarm,
     notifier: Option<Arc<dyn DeviceNotifier>>,
     condition: Condition,
+    paused: bool,
 }
 
 /// What a frontend did that made its memory smaller after it shared it.
@@ -146,23 +148,24 @@ impl<M: GuestAddressSpace> Device<M> {
             memory_limit: Alarm::new(options.orphan_timeout)?,
             notifier: services.notifier,
             condition: Condition::Alive,
+            paused: false,
         };
         device
             .poller
             .watch(Token::Wake, device.wake.as_fd(), Interest::READ)?;
-        device
-            .poller
-            .watch(Token::Timer, device.listener.timer(), Interest::READ)?;
-        device
-            .poller
-            .watch(Token::Memory, device.watch.as_fd(), Interest::READ)?;
-        device.watch_limits()?;
-        for (queue, eventfd) in (0..).zip(device.registers.queue_eventfds()) {
-            device
-                .poller
-                .watch(Token::Queue(queue), eventfd.as_fd(), Interest::READ)?;
-        }
+        device.watch_own()?;
         Ok(device)
+    }
+
+    /// Waits for what is there for life.
+    fn watch_own(&mut self) -> io::Result<()> {
+        let poller = &mut self.poller;
+        poller.watch(Token::Timer, self.listener.timer(), Interest::READ)?;
+        poller.watch(Token::Memory, self.watch.as_fd(), Interest::READ)?;
+        for (queue, eventfd) in (0..).zip(self.registers.queue_eventfds()) {
+            poller.watch(Token::Queue(queue), eventfd.as_fd(), Interest::READ)?;
+        }
+        self.watch_limits()
     }
 
     /// A duplicate of the descriptor that becomes readable when the device

@@ -4,11 +4,13 @@
 
 //! The PCI function, as a VMM plugs it into its bus.
 
+mod pause;
+
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, SharedMemoryMapper};
 use vm_memory::GuestAddressSpace;
@@ -19,7 +21,7 @@ use crate::error::BuildError;
 use crate::pci::{BarMove, BarSpec};
 use crate::poller;
 use crate::statistics::Statistics;
-use crate::worker::{lock, Shared, Worker};
+use crate::worker::{lock, Guarded, Shared, Worker};
 
 /// A vhost-guest device: a PCI function that serves vhost-user to frontends
 /// from inside a guest.
@@ -97,7 +99,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         let hook = services.thread_hook.clone();
         let device = Device::new(listener, options, services)?;
         let bars = device.registers.bars();
-        let device = Arc::new(Mutex::new(device));
+        let device = Arc::new(Guarded::new(device));
         let events = lock(&device).poller_fd()?;
         let worker = match with_thread {
             true => Some(Worker::start(&device, hook)?),

@@ -22,12 +22,34 @@ use crate::poller;
 pub(crate) const NAME: &str = "vhost-guest";
 
 /// The device, shared between vCPUs and the worker.
-pub(crate) type Shared<M> = Arc<Mutex<Device<M>>>;
+pub(crate) type Shared<M> = Arc<Guarded<M>>;
+
+/// The device behind its lock.
+///
+/// A worker that has work without end takes the lock again as soon as it has
+/// given it up, before a thread that waits for it is even awake. So who wants
+/// the lock goes through a turnstile first, and waits for the lock in it:
+/// nobody can pass.
+pub(crate) struct Guarded<M> {
+    turnstile: Mutex<()>,
+    device: Mutex<Device<M>>,
+}
+
+impl<M> Guarded<M> {
+    /// Puts a device behind its lock.
+    pub(crate) fn new(device: Device<M>) -> Self {
+        Self {
+            turnstile: Mutex::new(()),
+            device: Mutex::new(device),
+        }
+    }
+}
 
 /// Takes the lock. A thread that panicked while it held the lock must not take
 /// the VMM's other threads with it.
-pub(crate) fn lock<M: GuestAddressSpace>(device: &Mutex<Device<M>>) -> MutexGuard<'_, Device<M>> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn lock<M: GuestAddressSpace>(device: &Guarded<M>) -> MutexGuard<'_, Device<M>> {
+    let _next = device.turnstile.lock();
+    device.device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The running thread. It ends when the device is stopped.
@@ -78,7 +100,7 @@ impl Worker {
     }
 }
 
-fn run<M: GuestAddressSpace>(device: &Mutex<Device<M>>, epoll: &OwnedFd) {
+fn run<M: GuestAddressSpace>(device: &Guarded<M>, epoll: &OwnedFd) {
     loop {
         let waited = poller::wait(epoll.as_fd(), true);
         let mut device = lock(device);

@@ -23,6 +23,10 @@ impl<M: GuestAddressSpace> Device<M> {
     /// One turn: takes note of what is ready, moves what can be moved, and
     /// says what to wait for next. Nothing in it blocks.
     pub(crate) fn turn(&mut self, ready: &[Ready]) {
+        if self.is_paused() {
+            // The turn that was asked for comes with the end of the pause.
+            return drain(&self.wake);
+        }
         self.statistics.turns += 1;
         if let Err(fault) = self.try_turn(ready) {
             self.fail(fault);
@@ -48,7 +52,10 @@ impl<M: GuestAddressSpace> Device<M> {
                 Token::ReplyLimit | Token::MemoryLimit => {}
                 Token::Listener => {}
                 Token::Memory => self.check_memory()?,
-                Token::Frontend => frontend_hung_up |= event.hung_up,
+                // It may be news of one that is gone already.
+                Token::Frontend => {
+                    frontend_hung_up |= event.hung_up && self.connection.is_some();
+                }
                 Token::Channel => channel_hung_up |= event.hung_up,
             }
         }

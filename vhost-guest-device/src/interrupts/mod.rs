@@ -16,7 +16,8 @@
 //!   the function is not masked ───┼─▶ armed: eventfd ──▶ message of the vector
 //!   the vector is not masked ─────┤
 //!   the line has a vector ────────┤
-//!   the line has an eventfd ──────┘  (a kick's comes and goes)
+//!   the line has an eventfd ──────┤  (a kick's comes and goes)
+//!   the device is not paused ─────┘
 //! ```
 //!
 //! Whatever changes one of them ends in [`Interrupts::sync`], which compares
@@ -162,6 +163,7 @@ pub(crate) struct Interrupts {
     signaller: Arc<Signaller>,
     msix: Msix,
     bus_master: bool,
+    paused: bool,
     isr: u8,
     virtqueues: u16,
     /// Configuration change, then virtqueues, then kicks.
@@ -194,6 +196,7 @@ impl Interrupts {
             signaller,
             msix: Msix::new(bars::vectors(vrings)),
             bus_master: false,
+            paused: false,
             isr: 0,
             virtqueues,
             lines,
@@ -226,7 +229,8 @@ impl Interrupts {
 
     /// The message that a line should raise now.
     fn wanted(&self, line: &Line) -> Option<MsiMessage> {
-        let ready = self.bus_master && line.eventfd.is_some() && line.source.is_some();
+        let live = self.bus_master && !self.paused;
+        let ready = live && line.eventfd.is_some() && line.source.is_some();
         self.msix.message(line.vector).filter(|_| ready)
     }
 
@@ -318,6 +322,13 @@ impl Interrupts {
     /// no interrupt.
     pub(crate) fn set_bus_master(&mut self, bus_master: bool) -> Vec<ArmFailure> {
         self.bus_master = bus_master;
+        self.sync()
+    }
+
+    /// While the VMM has paused the device, what happens waits in the
+    /// eventfds: the VMM may save its interrupt controller at any time.
+    pub(crate) fn set_paused(&mut self, paused: bool) -> Vec<ArmFailure> {
+        self.paused = paused;
         self.sync()
     }
 

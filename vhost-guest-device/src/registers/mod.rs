@@ -332,6 +332,12 @@ impl Registers {
     pub(crate) fn bus_master(&self) -> bool {
         self.config.bus_master()
     }
+
+    /// Holds interrupts back, or lets them go.
+    #[must_use]
+    pub(crate) fn set_paused(&mut self, paused: bool) -> Option<Effect> {
+        interrupts_failed(self.interrupts.set_paused(paused))
+    }
 }
 
 /// What the core asks and tells.

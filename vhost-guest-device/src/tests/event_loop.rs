@@ -7,6 +7,7 @@
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -16,7 +17,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use super::rig::NEEDS_RESET;
 use crate::builder::{Builder, Services};
 use crate::function::VhostGuest;
-use crate::pci::bars::{COMMON, DEVICE};
+use crate::pci::bars::{COMMON, DEVICE, NOTIFY};
 
 type Function = VhostGuest<Arc<GuestMemoryMmap>>;
 
@@ -28,7 +29,17 @@ struct Vmm {
     address: SocketAddr,
 }
 
+/// One whose event loop has the device's work to do.
 fn vmm(name: &str) -> Vmm {
+    plug(name, false)
+}
+
+/// One that leaves it to the device's thread.
+fn threaded(name: &str) -> Vmm {
+    plug(name, true)
+}
+
+fn plug(name: &str, with_thread: bool) -> Vmm {
     let name = format!("vhost-guest-{}-{name}", std::process::id());
     let address = SocketAddr::from_abstract_name(name).unwrap();
     let listener = UnixListener::bind_addr(&address).unwrap();
@@ -44,7 +55,11 @@ fn vmm(name: &str) -> Vmm {
         thread_hook: Some(vmm.clone()),
     };
     let builder = Builder::new(listener).queues(1).device_type(2);
-    let function = builder.build_without_thread(services).unwrap();
+    let function = match with_thread {
+        true => builder.build(services),
+        false => builder.build_without_thread(services),
+    };
+    let function = function.unwrap();
     Vmm {
         function,
         vmm,
@@ -104,6 +119,51 @@ fn works_when_it_is_told_to_and_not_before() {
         run(&function);
         assert_ne!(read(&function, STATUS) & NEEDS_RESET, 0);
     }
+}
+
+#[test]
+fn is_not_ready_in_a_pause() {
+    let Vmm {
+        function, address, ..
+    } = vmm("pause");
+    start(&function);
+    run(&function);
+    function.pause();
+    let _frontend = UnixStream::connect_addr(&address).unwrap();
+    assert!(!is_ready(&function));
+    function.process_events();
+    assert_eq!(read(&function, DEVICE + 34), 1);
+    function.resume();
+    assert!(is_ready(&function));
+    run(&function);
+    assert_eq!(read(&function, DEVICE + 34), 3);
+}
+
+#[test]
+fn a_thread_that_never_rests_is_paused_and_stopped() {
+    let Vmm { function, vmm, .. } = threaded("busy");
+    start(&function);
+    function.bar_moved(0, Some(0xE010_0000)).unwrap();
+    let notify = vmm.doorbell(0xE010_0000 + NOTIFY).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                rustix::io::write(&notify, &1u64.to_ne_bytes()).unwrap();
+            }
+        });
+        for _ in 0..100 {
+            function.pause();
+            let turns = function.statistics().turns;
+            std::thread::yield_now();
+            assert_eq!(function.statistics().turns, turns);
+            function.resume();
+        }
+        function.pause();
+        drop(function);
+        stop.store(true, Ordering::Relaxed);
+        guest.join().unwrap();
+    });
 }
 
 #[test]

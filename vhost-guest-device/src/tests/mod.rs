@@ -17,6 +17,7 @@ mod inflight;
 mod life_cycle;
 mod limits;
 mod log_and_iotlb;
+mod pause;
 mod prior_art;
 mod random;
 mod replay;

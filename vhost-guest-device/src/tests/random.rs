@@ -75,6 +75,8 @@ enum Step {
     Truncate(u8),
     /// The VMM takes everything.
     Revoke,
+    /// The VMM pauses the device, or lets it go on.
+    Pause(bool),
     /// The device takes its turns.
     Run,
 }
@@ -149,6 +151,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         10 => guest_step(),
         10 => frontend_step(),
         1 => Just(Step::Revoke),
+        1 => prop::bool::weighted(0.4).prop_map(Step::Pause),
         8 => Just(Step::Run),
     ];
     vec(step, 1..80)
@@ -240,6 +243,8 @@ impl World {
                 rig.receive(2);
             }
             Step::Revoke => rig.device.revoke(),
+            Step::Pause(true) => rig.device.pause(),
+            Step::Pause(false) => rig.device.resume(),
             _ => rig.run(),
         }
     }
@@ -332,6 +337,9 @@ impl World {
     fn check(&mut self) {
         self.rig.run();
         let vmm = &self.rig.vmm;
+        if self.rig.device.is_paused() {
+            assert!(vmm.armed().is_empty(), "{:?}", vmm.armed());
+        }
         if self.rig.device.connection.is_some() {
             assert!(self.rig.device.registers.is_running());
             return;
@@ -357,6 +365,7 @@ proptest! {
         world.frontends.clear();
         world.channel = None;
         let rig = &mut world.rig;
+        rig.device.resume();
         rig.run();
         rig.config_write(0x04, &6u16.to_le_bytes());
         rig.write(COMMON + 0x14, &[0]);

@@ -100,6 +100,8 @@ fn reprogram(rig: &mut Rig) {
         rig.run();
     }
     rig.config_write(0x18, &0xD000_0000u32.to_le_bytes());
+    rig.device.pause();
+    rig.device.resume();
     // Doorbells and notifications by way of userspace.
     let rung = rig.device.registers.bar_write(2, 0, &[1]);
     let _ = rig.device.apply(rung);

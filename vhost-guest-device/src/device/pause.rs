@@ -1,0 +1,80 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Pauses: the VMM stops the VM, and the device stands still.
+//!
+//! Nothing waits for anybody here. A pause begins when the turn that is under
+//! way is over, and turns are bounded; from then on the worker waits for
+//! nothing but the end of the pause, whatever the frontend sends.
+
+use std::os::fd::AsFd;
+
+use vm_memory::GuestAddressSpace;
+
+use super::Device;
+use crate::poller::Token;
+
+impl<M: GuestAddressSpace> Device<M> {
+    /// Whether the device stands still.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Stands still until [`resume`](Self::resume). Idempotent.
+    pub(crate) fn pause(&mut self) {
+        if self.paused {
+            return;
+        }
+        self.paused = true;
+        self.reply_limit.pause();
+        self.memory_limit.pause();
+        self.unwatch_all();
+        let failed = self.registers.set_paused(true);
+        let _ = self.apply(failed);
+    }
+
+    /// Goes on where the pause began: what came meanwhile is there. Idempotent.
+    pub(crate) fn resume(&mut self) {
+        if !self.paused {
+            return;
+        }
+        self.paused = false;
+        let failed = self.registers.set_paused(false);
+        let _ = self.apply(failed);
+        self.reply_limit.resume();
+        self.memory_limit.resume();
+        if let Err(error) = self.watch_own() {
+            self.die(error);
+        }
+        // Sockets are waited for from the next turn on.
+        self.wake();
+    }
+
+    /// Waits for nothing but to be woken. It is not enough to ignore what is
+    /// ready: a VMM's event loop would be told of it for ever.
+    fn unwatch_all(&mut self) {
+        let poller = &mut self.poller;
+        poller.unwatch(Token::Timer, self.listener.timer());
+        poller.unwatch(Token::Listener, self.listener.as_fd());
+        poller.unwatch(Token::Memory, self.watch.as_fd());
+        for (queue, eventfd) in (0..).zip(self.registers.queue_eventfds()) {
+            poller.unwatch(Token::Queue(queue), eventfd.as_fd());
+        }
+        let limits = [
+            (Token::ReplyLimit, self.reply_limit.fd()),
+            (Token::MemoryLimit, self.memory_limit.fd()),
+        ];
+        for (token, timer) in limits {
+            if let Some(timer) = timer {
+                poller.unwatch(token, timer);
+            }
+        }
+        if let Some(connection) = &mut self.connection {
+            poller.unwatch(Token::Frontend, connection.socket.as_fd());
+            if let Some(channel) = connection.channel.socket() {
+                poller.unwatch(Token::Channel, channel.as_fd());
+            }
+        }
+    }
+}
