@@ -20,8 +20,10 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
@@ -208,15 +210,25 @@ impl TestVmm {
     /// Reads from the file that is mapped at `window_offset`, as the guest
     /// would. `None` where nothing is mapped.
     pub fn read_window(&self, window_offset: u64, data: &mut [u8]) -> Option<()> {
-        use std::os::unix::fs::FileExt;
+        let (file, offset) = self.at(window_offset, data.len())?;
+        file.read_exact_at(data, offset).ok()
+    }
+
+    /// Writes to the file that is mapped at `window_offset`, as the guest
+    /// would. `None` where nothing is mapped.
+    pub fn write_window(&self, window_offset: u64, data: &[u8]) -> Option<()> {
+        let (file, offset) = self.at(window_offset, data.len())?;
+        file.write_all_at(data, offset).ok()
+    }
+
+    /// The file that is mapped at `window_offset`, and the offset in it.
+    fn at(&self, window_offset: u64, length: usize) -> Option<(File, u64)> {
         let state = self.state();
         let (at, mapping) = state.window.range(..=window_offset).next_back()?;
         let within = window_offset - at;
-        if within + data.len() as u64 > mapping.length {
-            return None;
-        }
-        let file = std::fs::File::from(mapping.fd.try_clone().ok()?);
-        file.read_exact_at(data, mapping.fd_offset + within).ok()
+        let end = within.checked_add(length as u64)?;
+        let file = mapping.fd.try_clone().ok()?;
+        (end <= mapping.length).then(|| (file.into(), mapping.fd_offset + within))
     }
 
     /// Where the window is.
@@ -397,7 +409,6 @@ impl ThreadHook for TestVmm {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::os::fd::AsFd;
 
     use super::*;
