@@ -240,6 +240,71 @@ fn the_guest_may_refuse() {
 }
 
 #[test]
+fn the_reply_says_that_no_descriptor_comes_with_it() {
+    for (guest, frontend_sees) in [(0, 0x100), (0x100, 0x100), (1, 0x101), (0x1FF, 0x1FF)] {
+        for direction in [SAVE, LOAD] {
+            let (mut rig, mut frontend) = migrating();
+            let [(fd, _ours), _] = channels(direction);
+            frontend.send(&message(42, 1, &words(&[direction])), &[fd.as_fd()]);
+            assert_eq!(rig.receive(0), Some(message(42, 1, &words(&[direction]))));
+            rig.reply(42, &words(&[guest]));
+            let (reply, fds) = frontend.receive_with_fds().unwrap();
+            assert_eq!(reply, message(42, 5, &words(&[frontend_sees])));
+            assert!(fds.is_empty());
+        }
+    }
+}
+
+#[test]
+fn transfers_of_no_kind_disconnect() {
+    for payload in [2, 3, u64::from(u32::MAX), 1 << 32, 1 << 63] {
+        let (mut rig, mut frontend) = migrating();
+        let [(fd, _ours), _] = channels(SAVE);
+        frontend.send(&message(42, 9, &words(&[payload])), &[fd.as_fd()]);
+        assert!(rig.needs_reset(), "{payload:x}");
+        assert_eq!(rig.receive(0), None);
+        assert_closed(&fd, "the channel");
+    }
+}
+
+#[test]
+fn a_load_that_breaks_off_ends_like_one_that_is_complete() {
+    // The state itself tells the guest which of the two it was.
+    let (mut rig, mut frontend) = migrating();
+    let [_, (fd, mut ours)] = channels(LOAD);
+    set(&mut rig, &mut frontend, LOAD, fd.as_fd());
+    ours.write_all(b"half").unwrap();
+    // Closing with something unread resets the connection.
+    let mut back = File::from(fd.try_clone().unwrap());
+    back.write_all(b"?").unwrap();
+    drop((ours, back));
+    rig.post(5);
+    rig.post(5);
+    assert_eq!(load(&mut rig), b"half");
+    frontend.send(&message(43, 1, &[]), &[]);
+    check(&mut rig, &mut frontend);
+    assert_closed(&fd, "the channel");
+}
+
+/// The verdict on a transfer is the guest's.
+#[test]
+fn a_failed_transfer_is_the_guests_to_tell() {
+    let (mut rig, mut frontend) = migrating();
+    let [(fd, ours), _] = channels(LOAD);
+    set(&mut rig, &mut frontend, LOAD, fd.as_fd());
+    drop((fd, ours));
+    rig.post(5);
+    assert_eq!(load(&mut rig), []);
+    for value in [1, 22, u64::MAX] {
+        frontend.send(&message(43, 1, &[]), &[]);
+        let request = until(&mut rig, Rig::request);
+        assert_eq!(request, FrontendRequest::CheckDeviceState);
+        rig.reply(43, &words(&[value]));
+        assert_eq!(frontend.receive(), Some(message(43, 5, &words(&[value]))));
+    }
+}
+
+#[test]
 fn refuses_what_is_neither_pipe_nor_socket() {
     let (mut rig, mut frontend) = migrating();
     let (reader, writer) = pipe().unwrap();

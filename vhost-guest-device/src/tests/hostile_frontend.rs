@@ -12,7 +12,6 @@ use vhost_guest_msg::{Verdict, VirtioFeatures};
 
 use super::rig::{self, event, message, words, VRINGS};
 use super::siege::{assert_closed, sample, sample_fds, send, Siege, NEED_REPLY, PLAIN, REPLY};
-use crate::relay::session::carried;
 
 /// A message as its sample has it, but for the size field.
 fn sized(row: &Row, flags: u32, payload: &[u8], size: u32) -> Vec<u8> {
@@ -21,13 +20,15 @@ fn sized(row: &Row, flags: u32, payload: &[u8], size: u32) -> Vec<u8> {
     bytes
 }
 
+/// What a device can carry.
+fn everything() -> ProtocolFeatures {
+    ProtocolFeatures::forwardable()
+}
+
 /// Requests that are carried.
 fn carried_rows() -> impl Iterator<Item = &'static Row> {
-    FRONTEND_ROWS.iter().filter(|row| match row.gate {
-        Gate::Protocol(feature) => carried().contains(feature),
-        Gate::Virtio(_) => true,
-        Gate::Always => !matches!(row.verdict, Verdict::Refuse(_)),
-    })
+    let refused = |row: &&Row| matches!(row.verdict, Verdict::Refuse(_));
+    FRONTEND_ROWS.iter().filter(move |row| !refused(row))
 }
 
 /// Requests that are not.
@@ -39,12 +40,12 @@ fn other_rows() -> impl Iterator<Item = &'static Row> {
 
 #[test]
 fn unknown_numbers_disconnect() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     let spare = event();
     for code in [0, 46, 47, 1002, 0x8000_0001, u32::MAX] {
         for flags in [PLAIN, NEED_REPLY] {
             for payload in [&[][..], &[0; 8], &[0; 4084]] {
-                siege.costs_the_connection(carried(), "unknown", |_, frontend| {
+                siege.costs_the_connection(everything(), "unknown", |_, frontend| {
                     frontend.send(&message(code, flags, payload), &[spare.as_fd()]);
                 });
             }
@@ -56,11 +57,11 @@ fn unknown_numbers_disconnect() {
 
 #[test]
 fn requests_that_are_not_carried_disconnect() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     assert!(other_rows().count() >= 9);
     for row in other_rows() {
         for flags in [PLAIN, NEED_REPLY] {
-            siege.costs_the_connection(carried(), row.name, |_, frontend| {
+            siege.costs_the_connection(everything(), row.name, |_, frontend| {
                 send(
                     frontend,
                     &message(row.code, flags, &sample(row)),
@@ -74,10 +75,10 @@ fn requests_that_are_not_carried_disconnect() {
 
 #[test]
 fn a_request_without_its_feature_disconnects() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     for row in carried_rows().filter(|row| row.gate != Gate::Always) {
         let without = match row.gate {
-            Gate::Protocol(feature) => carried().difference(feature),
+            Gate::Protocol(feature) => everything().difference(feature),
             _ => ProtocolFeatures::empty(),
         };
         siege.costs_the_connection(without, row.name, |_, frontend| {
@@ -93,7 +94,7 @@ fn a_request_without_its_feature_disconnects() {
 
 #[test]
 fn a_hang_up_in_the_middle_of_a_message_is_a_loss() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     for row in carried_rows() {
         let whole = message(row.code, PLAIN, &sample(row));
         let fds = sample_fds(row);
@@ -116,7 +117,7 @@ fn a_hang_up_in_the_middle_of_a_message_is_a_loss() {
 
 #[test]
 fn a_payload_of_the_wrong_size_disconnects() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     for row in carried_rows() {
         let payload = sample(row);
         let longer = [&payload[..], &[0]].concat();
@@ -130,7 +131,7 @@ fn a_payload_of_the_wrong_size_disconnects() {
             if row.code == frontend::SET_BACKEND_REQ_FD {
                 continue;
             }
-            siege.costs_the_connection(carried(), row.name, |_, frontend| {
+            siege.costs_the_connection(everything(), row.name, |_, frontend| {
                 let bytes = message(row.code, NEED_REPLY, &wrong);
                 send(frontend, &bytes, &sample_fds(row));
             });
@@ -143,7 +144,7 @@ fn a_payload_of_the_wrong_size_disconnects() {
             u32::MAX - 11,
             u32::MAX,
         ] {
-            siege.costs_the_connection(carried(), row.name, |_, frontend| {
+            siege.costs_the_connection(everything(), row.name, |_, frontend| {
                 let bytes = sized(row, NEED_REPLY, &payload, size);
                 send(frontend, &bytes, &sample_fds(row));
             });
@@ -154,14 +155,14 @@ fn a_payload_of_the_wrong_size_disconnects() {
 
 #[test]
 fn wrong_flags_disconnect() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     let versions = [0, 2, 3];
     let reserved = (4..32).map(|bit| PLAIN | 1 << bit);
     let replies = [REPLY, REPLY | NEED_REPLY];
     for flags in versions.into_iter().chain(reserved).chain(replies) {
         for row in carried_rows().take(3) {
             let what = format!("{} with flags {flags:#x}", row.name);
-            siege.costs_the_connection(carried(), &what, |_, frontend| {
+            siege.costs_the_connection(everything(), &what, |_, frontend| {
                 frontend.send(&message(row.code, flags, &sample(row)), &[]);
             });
         }
@@ -171,7 +172,7 @@ fn wrong_flags_disconnect() {
 
 #[test]
 fn a_wrong_number_of_descriptors_disconnects() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     let spare = event();
     for row in carried_rows() {
         let right = sample_fds(row).len();
@@ -181,7 +182,7 @@ fn a_wrong_number_of_descriptors_disconnects() {
                 continue;
             }
             let what = format!("{} with {count} descriptors", row.name);
-            siege.costs_the_connection(carried(), &what, |_, frontend| {
+            siege.costs_the_connection(everything(), &what, |_, frontend| {
                 let fds = vec![spare.as_fd(); count];
                 frontend.send(&message(row.code, NEED_REPLY, &sample(row)), &fds);
             });
@@ -193,10 +194,10 @@ fn a_wrong_number_of_descriptors_disconnects() {
 
 #[test]
 fn the_no_descriptor_bit_and_a_descriptor_exclude_each_other() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     for code in [12, 13, 14] {
         for (payload, count) in [(0x101, 1), (0x1, 0), (0x100, 2)] {
-            siege.costs_the_connection(carried(), "bit 8", |_, frontend| {
+            siege.costs_the_connection(everything(), "bit 8", |_, frontend| {
                 let fds: Vec<_> = (0..count).map(|_| event()).collect();
                 send(
                     frontend,
@@ -210,17 +211,17 @@ fn the_no_descriptor_bit_and_a_descriptor_exclude_each_other() {
 
 #[test]
 fn descriptors_in_the_middle_of_a_message_disconnect() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     let whole = message(12, PLAIN, &words(&[1]));
     let eventfd = event();
     for at in 1..whole.len() {
         let what = format!("descriptor at byte {at}");
-        siege.costs_the_connection(carried(), &what, |rig, frontend| {
+        siege.costs_the_connection(everything(), &what, |rig, frontend| {
             frontend.send(&whole[..at], &[]);
             rig.run();
             frontend.send(&whole[at..], &[eventfd.as_fd()]);
         });
-        siege.costs_the_connection(carried(), "a second descriptor", |rig, frontend| {
+        siege.costs_the_connection(everything(), "a second descriptor", |rig, frontend| {
             frontend.send(&whole[..at], &[eventfd.as_fd()]);
             rig.run();
             frontend.send(&whole[at..], &[eventfd.as_fd()]);
@@ -231,7 +232,7 @@ fn descriptors_in_the_middle_of_a_message_disconnect() {
 
 #[test]
 fn vrings_that_do_not_exist_disconnect() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     let indexed = |row: &&Row| {
         let layouts = [Layout::VringState, Layout::VringAddr, Layout::VringFd];
         layouts.contains(&row.layout)
@@ -242,7 +243,7 @@ fn vrings_that_do_not_exist_disconnect() {
                 continue;
             }
             let what = format!("{} of vring {index}", row.name);
-            siege.costs_the_connection(carried(), &what, |_, frontend| {
+            siege.costs_the_connection(everything(), &what, |_, frontend| {
                 let mut payload = sample(row);
                 payload[..4].copy_from_slice(&index.to_ne_bytes());
                 let bytes = message(row.code, NEED_REPLY, &payload);
@@ -255,7 +256,7 @@ fn vrings_that_do_not_exist_disconnect() {
 
 #[test]
 fn values_out_of_range_disconnect() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     let num = |num: u64| words(&[num << 32]);
     let flags = |flags: u64| words(&[flags << 32, 0, 0, 0, 0]);
     let config = |offset: u64, size: u64, payload: usize| {
@@ -282,7 +283,7 @@ fn values_out_of_range_disconnect() {
     ];
     for (code, payload) in cases {
         let what = format!("request {code} with {payload:x?}");
-        siege.costs_the_connection(carried(), &what, |_, frontend| {
+        siege.costs_the_connection(everything(), &what, |_, frontend| {
             let fds = [event()];
             let fds = if matches!(code, 12 | 13) {
                 &fds[..]
@@ -297,10 +298,10 @@ fn values_out_of_range_disconnect() {
 
 #[test]
 fn features_that_were_not_offered_disconnect() {
-    let mut siege = Siege::new();
+    let mut siege = Siege::with_migration();
     for bit in 0..64 {
         let feature = ProtocolFeatures::from_bits_retain(1 << bit);
-        if carried().contains(feature) {
+        if everything().contains(feature) {
             continue;
         }
         let what = format!("protocol feature {bit}");
@@ -322,8 +323,8 @@ fn features_that_were_not_offered_disconnect() {
 
 #[test]
 fn asking_for_a_reply_without_reply_ack_gets_none_for_a_refusal() {
-    let mut siege = Siege::new();
-    let features = carried().difference(ProtocolFeatures::REPLY_ACK);
+    let mut siege = Siege::with_migration();
+    let features = everything().difference(ProtocolFeatures::REPLY_ACK);
     siege.costs_the_connection(features, "refused", |_, frontend| {
         // Well-formed, but no such memory.
         let ring = words(&[0, 0x1000, 0x2000, 0x3000, 0]);

@@ -123,3 +123,111 @@ fn a_stopped_ring_may_leave_requests_under_way() {
     );
     assert!(!rig.vmm.doorbells().contains(&rig::DOORBELLS));
 }
+
+#[test]
+fn records_of_no_size_disconnect() {
+    let ask = |queues: u64, size: u64| words(&[0, 0, queues | size << 16]);
+    for (payload, right) in [
+        (ask(1, 1), true),
+        (ask(rig::VRINGS.into(), 32768), true),
+        (ask(1, 32769), false),
+        (ask(1, 65535), false),
+        (ask(rig::VRINGS.into(), 65535), false),
+        (ask(65535, 256), false),
+    ] {
+        let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+        frontend.send(&message(31, 0x1, &payload), &[]);
+        assert_eq!(rig.receive(0).is_some(), right, "{payload:x?}");
+        assert_eq!(rig.needs_reset(), !right, "{payload:x?}");
+    }
+}
+
+#[test]
+fn how_much_is_too_much_is_the_vmms_choice() {
+    for (size, too_much) in [(0x2000, false), (0x2001, true), (u64::MAX, true)] {
+        let mut rig = Rig::with(|builder| builder.inflight_limit(0x2000));
+        rig.initialise();
+        rig.backend_up();
+        let mut frontend = rig.connect();
+        rig.run();
+        rig.negotiate(&mut frontend, ProtocolFeatures::INFLIGHT_SHMFD);
+        let made = get(&mut rig, &mut frontend, size);
+        assert_eq!(made.is_some_and(|(_, fds)| !fds.is_empty()), !too_much);
+        assert_eq!(rig.needs_reset(), too_much, "{size:x}");
+    }
+}
+
+/// `SET_INFLIGHT_FD` as the guest gets it: where the record is.
+fn placed(rig: &mut Rig) -> u64 {
+    match rig.request() {
+        Some(FrontendRequest::SetInflightFd(placed)) => placed.inflight().mmap_offset(),
+        other => panic!("expected SET_INFLIGHT_FD, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_record_stays_until_the_guest_has_acknowledged_the_next() {
+    let features = ProtocolFeatures::INFLIGHT_SHMFD | ProtocolFeatures::REPLY_ACK;
+    let (mut rig, mut frontend) = rig::negotiated(features);
+    let give = |rig: &mut Rig, frontend: &mut Frontend, value: u64| {
+        let file = rig::memory_file(SIZE);
+        let mut request = record(32, SIZE, 0, 2);
+        request[4] = 0x9;
+        frontend.send(&request, &[file.as_fd()]);
+        let at = placed(rig);
+        let during = rig.vmm.mappings().len();
+        rig.reply(32, &words(&[value]));
+        let answer = message(32, 0x5, &words(&[value]));
+        assert_eq!(frontend.receive(), Some(answer));
+        (at, during)
+    };
+    let (first, during) = give(&mut rig, &mut frontend, 0);
+    assert_eq!(during, 1);
+    // One that the guest does not want has not been there.
+    let (_, during) = give(&mut rig, &mut frontend, 1);
+    assert_eq!(during, 2);
+    assert_eq!(rig.vmm.mappings(), [(first, 0, 0x3000)]);
+    let (second, during) = give(&mut rig, &mut frontend, 0);
+    assert_eq!(during, 2);
+    assert_eq!(rig.vmm.mappings(), [(second, 0, 0x3000)]);
+}
+
+#[test]
+fn what_was_under_way_is_known_to_the_next_backend() {
+    let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+    let (_, fds) = get(&mut rig, &mut frontend, SIZE).unwrap();
+    let fd = &fds[0];
+    for life in 0..3u8 {
+        frontend.send(&record(32, SIZE, 0, 2), &[fd.as_fd()]);
+        let at = placed(&mut rig);
+        let mut marks = [0xFF; 4];
+        rig.vmm
+            .read_window(at + 0x40, &mut marks)
+            .expect("the record");
+        let known = [0, 1, 2, 3].map(|mark| if mark < life { mark + 1 } else { 0 });
+        assert_eq!(marks, known, "in life {life}");
+        rig.vmm
+            .write_window(at + 0x40 + u64::from(life), &[life + 1])
+            .unwrap();
+        // The guest crashes: its firmware resets the device.
+        rig.start();
+        assert_eq!(rig.vmm.mappings(), []);
+        assert!(frontend.is_disconnected());
+        rig.backend_up();
+        frontend = rig.connect();
+        rig.run();
+        rig.negotiate(&mut frontend, ProtocolFeatures::INFLIGHT_SHMFD);
+    }
+}
+
+#[test]
+fn a_reply_for_another_record_is_the_guests_fault() {
+    for payload in [&[][..], &[0; 16], &[0; 23], &[0; 25], &[0; 32]] {
+        let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+        frontend.send(&record(31, 0, 0, 2), &[]);
+        assert!(rig.request().is_some());
+        rig.reply(31, payload);
+        assert_eq!(frontend.receive().unwrap_or_default(), []);
+        assert!(rig.needs_reset(), "{} bytes", payload.len());
+    }
+}

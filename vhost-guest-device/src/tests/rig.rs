@@ -43,6 +43,8 @@ pub(crate) const QUEUE_SIZE: u16 = 16;
 pub(crate) const BARS: [(u8, u64); 3] = [(0, 0xE000_0000), (2, 0xE001_0000), (4, 1 << 40)];
 /// Address of the first doorbell.
 pub(crate) const DOORBELLS: u64 = BARS[1].1;
+/// The vector of kick 0, behind those of the configuration and of six queues.
+pub(crate) const FIRST_KICK: u16 = 1 + 6;
 /// Bytes in each buffer of the guest.
 const BUFFER: u64 = 4096;
 
@@ -233,7 +235,7 @@ impl Rig {
         }
         self.config_write(0x04, &6u16.to_le_bytes());
         self.config_write(0xD6, &0x8000u16.to_le_bytes());
-        for vector in 0..u64::from(1 + 4 + VRINGS) {
+        for vector in 0..u64::from(FIRST_KICK + VRINGS) {
             let entry = MSIX_TABLE + 16 * vector;
             self.write(entry, &0xFEE0_0000u32.to_le_bytes());
             self.write(entry + 8, &(vector as u32).to_le_bytes());

@@ -17,7 +17,8 @@ use vhost_guest_msg::{frontend, FdRule, Layout, ProtocolFeatures, Row};
 use vhost_guest_vmm_traits::test_utils::Call;
 use vhost_guest_vmm_traits::MsiMessage;
 
-use super::rig::{event, memory_file, message, words, Frontend, Rig, DOORBELLS};
+use super::rig::VRINGS;
+use super::rig::{event, memory_file, message, words, Frontend, Rig, DOORBELLS, FIRST_KICK};
 
 /// Flags of a request.
 pub(crate) const PLAIN: u32 = 0x1;
@@ -41,6 +42,11 @@ impl Siege {
         Self::of(Rig::new())
     }
 
+    /// One that carries whatever a device can, device state too.
+    pub(crate) fn with_migration() -> Self {
+        Self::of(Rig::with(|builder| builder.migration(4096)))
+    }
+
     /// Any device; its guest need not have done anything yet.
     pub(crate) fn of(mut rig: Rig) -> Self {
         rig.initialise();
@@ -53,10 +59,9 @@ impl Siege {
         let rig = &mut self.rig;
         rig.start();
         assert_eq!(rig.vmm.mappings(), [], "memory stayed after the reset");
-        // The driver auxiliary notifications: kick n on vector 5 + n.
-        for kick in 0..u32::from(super::rig::VRINGS) {
-            let both = kick | (5 + kick) << 16;
-            rig.write(crate::pci::bars::DRIVER_AUX, &both.to_le_bytes());
+        for kick in 0..VRINGS {
+            let both = [kick, FIRST_KICK + kick].map(u16::to_le_bytes).concat();
+            rig.write(crate::pci::bars::DRIVER_AUX, &both);
         }
         rig.backend_up();
         let mut frontend = rig.connect();
@@ -113,7 +118,9 @@ pub(crate) fn assert_nothing_connected(rig: &Rig, what: &str) {
     let window = DOORBELLS..DOORBELLS + 0x1_0000;
     assert!(!doorbells.iter().any(|at| window.contains(at)), "{what}");
     let armed = rig.vmm.armed();
-    assert!(!armed.iter().any(|(_, m)| m.data >= 5), "{what}: {armed:?}");
+    let first = u32::from(FIRST_KICK);
+    let kicks = armed.iter().filter(|(_, m)| m.data >= first);
+    assert_eq!(kicks.count(), 0, "{what}: {armed:?}");
 }
 
 /// Whether a configuration change interrupt is under way; it is taken.
