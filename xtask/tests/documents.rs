@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vhost_guest_msg::{Gate, Row as Message, Verdict, BACKEND_ROWS, FRONTEND_ROWS};
+
 /// How the tables call the places where tests are.
 const ALIASES: [(&str, &str); 7] = [
     ("device", "vhost-guest-device/src"),
@@ -104,7 +106,7 @@ fn counts(rows: &[Row<'_>]) -> BTreeMap<char, usize> {
 #[test]
 fn every_test_that_is_named_exists() {
     let mut missing = Vec::new();
-    for name in ["conformance.md", "defects.md"] {
+    for name in ["conformance.md", "defects.md", "messages.md"] {
         let text = document(name);
         let tests = tests_in(&text);
         assert!(tests.len() > 50, "{name} names {} tests", tests.len());
@@ -171,6 +173,47 @@ fn every_defect_is_answered() {
             line.is_some_and(|line| line.ends_with(&sums)),
             "{letter} is {count}, not {line:?}"
         );
+    }
+}
+
+/// How the table calls a message's gate.
+fn gate(message: &Message) -> String {
+    let name = match message.gate {
+        Gate::Always => Some("always"),
+        Gate::Virtio(feature) => feature.iter_names().next().map(|(name, _)| name),
+        Gate::Protocol(feature) => feature.iter_names().next().map(|(name, _)| name),
+    };
+    name.expect("a gate with a name").to_owned()
+}
+
+/// How the table calls what is done with a message.
+fn verdict(message: &Message) -> &'static str {
+    match message.verdict {
+        Verdict::Forward => "passed on",
+        Verdict::Handle => "handled",
+        Verdict::Refuse(_) => "refused",
+    }
+}
+
+#[test]
+fn every_message_is_tested_with_a_device() {
+    let text = document("messages.md");
+    let rows = rows(&text);
+    for (letter, messages) in [('M', FRONTEND_ROWS), ('B', BACKEND_ROWS)] {
+        let rows: Vec<_> = rows.iter().filter(|row| row.letter == letter).collect();
+        assert_eq!(rows.len(), messages.len(), "messages in {letter}");
+        for (row, message) in rows.iter().zip(messages) {
+            assert_eq!(row.number, message.code as usize, "order of {letter}");
+            let [_id, name, its_gate, its_verdict, what, tests] = row.cells[..] else {
+                panic!("{row:?}");
+            };
+            let catalog = (message.name, &*gate(message), verdict(message));
+            assert_eq!((name, its_gate, its_verdict), catalog);
+            assert!(!what.is_empty(), "{name}: nothing is said");
+            let tests = tests_in(tests);
+            let whole_device = |(path, _): &(&str, &str)| path.starts_with("device/tests/");
+            assert!(tests.iter().any(whole_device), "{name} has no test");
+        }
     }
 }
 
