@@ -175,6 +175,20 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         lock(&self.device).memory_fault(guest_address)
     }
 
+    /// Resets the function, as a bus does (RST#) when the VMM reboots its
+    /// guest: the frontend is disconnected, everything of its is taken from
+    /// the guest, and all registers are as after power-up, those of
+    /// configuration space included. A function level reset, which guests ask
+    /// for by themselves, does the same.
+    ///
+    /// Returns the BARs that were decoded and are not any more, as
+    /// [`config_write`](Self::config_write) does. The next frontend is
+    /// accepted when the next driver is ready for it.
+    #[must_use = "the BARs have moved in the device's mind only"]
+    pub fn reset(&self) -> Vec<BarMove> {
+        lock(&self.device).function_reset()
+    }
+
     /// Takes everything of the frontend's from the guest, now, whatever the
     /// guest thinks: memory, doorbells, interrupts, connection. For unplugging.
     ///

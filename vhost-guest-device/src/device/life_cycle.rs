@@ -184,6 +184,13 @@ impl<M: GuestAddressSpace> Device<M> {
         }
     }
 
+    /// The VMM resets the function, with its bus or with the whole machine.
+    /// Returns the BARs that it has to take off its bus.
+    pub(crate) fn function_reset(&mut self) -> Vec<BarMove> {
+        let effects = self.registers.function_reset();
+        self.apply(effects)
+    }
+
     /// The driver (or the PCI function) resets the device. Legal in every
     /// state; the listener survives.
     fn reset(&mut self) {

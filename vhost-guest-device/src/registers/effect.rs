@@ -18,7 +18,7 @@ pub(crate) enum Effect {
     /// [`Registers::reset`](super::Registers::reset); `device_status` reads
     /// non-zero until then.
     Reset,
-    /// The guest asked for a function level reset. The PCI side of it is
+    /// The function is reset, by the guest or by the VMM. The PCI side of it is
     /// done; the rest is a device reset, done as for [`Effect::Reset`].
     FunctionReset,
     /// The driver has set `DRIVER_OK`: the queues may be used.

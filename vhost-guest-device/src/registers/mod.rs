@@ -154,15 +154,10 @@ impl Registers {
     #[must_use]
     pub(crate) fn config_write(&mut self, offset: u16, data: &[u8]) -> Vec<Effect> {
         let written = self.config.write(offset, data);
-        let mut effects = Vec::new();
         if written.function_reset {
-            let moves = self.config.reset();
-            self.interrupts.function_reset();
-            self.common.begin_reset();
-            effects.push(Effect::BarMoves(moves));
-            effects.push(Effect::FunctionReset);
-            return effects;
+            return self.function_reset();
         }
+        let mut effects = Vec::new();
         if !written.moves.is_empty() {
             effects.push(Effect::BarMoves(written.moves));
         }
@@ -179,6 +174,15 @@ impl Registers {
             effects.extend(self.write_bar(store.bar, store.offset, data));
         }
         effects
+    }
+
+    /// Resets the function: all that PCI defines is as after power-up.
+    #[must_use]
+    pub(crate) fn function_reset(&mut self) -> Vec<Effect> {
+        let moves = self.config.reset();
+        self.interrupts.function_reset();
+        self.common.begin_reset();
+        vec![Effect::BarMoves(moves), Effect::FunctionReset]
     }
 
     /// Reads from a BAR; all ones while memory space is off.

@@ -4,6 +4,7 @@
 
 //! The device as a whole, between hostile peers.
 
+mod bus_reset;
 mod channel;
 mod conformance;
 mod device_state;

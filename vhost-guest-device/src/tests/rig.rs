@@ -29,6 +29,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::builder::{Builder, Services};
 use crate::device::Device;
 use crate::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
+use crate::pci::BarMove;
 use crate::poller;
 use crate::registers::Effect;
 use crate::virtio::feature;
@@ -198,7 +199,18 @@ impl Rig {
     }
 
     fn apply(&mut self, effects: impl IntoIterator<Item = Effect>) {
-        for moved in self.device.apply(effects) {
+        let moves = self.device.apply(effects);
+        self.move_bars(moves);
+    }
+
+    /// The VMM resets the function.
+    pub(crate) fn function_reset(&mut self) {
+        let moves = self.device.function_reset();
+        self.move_bars(moves);
+    }
+
+    fn move_bars(&mut self, moves: Vec<BarMove>) {
+        for moved in moves {
             let outcome = self.device.bar_moved(moved.bar, moved.address);
             assert!(outcome.is_ok() || self.vmm_fails, "{outcome:?}");
         }
