@@ -19,6 +19,7 @@ use vm_memory::GuestAddressSpace;
 use crate::error::BuildError;
 use crate::fd::MemoryPolicy;
 use crate::function::VhostGuest;
+use crate::queue::{QUEUES, QUEUES_WITH_MIGRATION};
 
 /// Largest number of vrings: their index is 8 bits wide in some messages.
 const MAX_VHOST_QUEUES: u16 = 256;
@@ -192,6 +193,29 @@ impl Builder {
         self
     }
 
+    /// The most interrupt sources that the device asks its
+    /// [`InterruptManager`] for at a time: one for configuration changes, one
+    /// for each of its own virtqueues, one for each vring's kick. For VMMs that
+    /// have to reserve them before they make the device.
+    ///
+    /// ```
+    /// # use std::os::linux::net::SocketAddrExt;
+    /// # use std::os::unix::net::{SocketAddr, UnixListener};
+    /// use vhost_guest_device::Builder;
+    ///
+    /// # let address = SocketAddr::from_abstract_name("vhost-guest-max-sources")?;
+    /// # let listener = UnixListener::bind_addr(&address)?;
+    /// let builder = Builder::new(listener).queues(16);
+    /// assert_eq!(builder.max_sources(), 1 + 4 + 16);
+    /// // Device state has two virtqueues of its own.
+    /// assert_eq!(builder.migration(4096).max_sources(), 1 + 6 + 16);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn max_sources(&self) -> u16 {
+        let own = 1 + self.options.virtqueues();
+        own.saturating_add(self.options.queues)
+    }
+
     #[cfg(test)]
     pub(crate) fn into_parts(self) -> (UnixListener, Options) {
         (self.listener, self.options)
@@ -245,6 +269,14 @@ impl Builder {
 }
 
 impl Options {
+    /// The number of the device's own virtqueues.
+    pub(crate) fn virtqueues(&self) -> u16 {
+        match self.migration {
+            Some(_) => QUEUES_WITH_MIGRATION,
+            None => QUEUES,
+        }
+    }
+
     /// Whether a device can be like this.
     fn check(&self) -> Result<(), BuildError> {
         if !(1..=MAX_VHOST_QUEUES).contains(&self.queues) {

@@ -41,7 +41,7 @@ use crate::journal::Journal;
 use crate::listener::Listener;
 use crate::memory::{Memory, MemoryLimits, Watch};
 use crate::poller::{Interest, Poller, Token};
-use crate::queue::{Queues, MAX_CHAIN, QUEUES, QUEUES_WITH_MIGRATION};
+use crate::queue::{Queues, MAX_CHAIN};
 use crate::registers::{Registers, Setup};
 use crate::relay::Connection;
 use crate::statistics::Statistics;
@@ -216,10 +216,7 @@ fn setup(options: &Options, limits: &Limits, translated: bool) -> Setup {
             uuid: options.uuid,
             device_type: options.device_type,
         },
-        virtqueues: match options.migration {
-            Some(_) => QUEUES_WITH_MIGRATION,
-            None => QUEUES,
-        },
+        virtqueues: options.virtqueues(),
         max_queue_size: MAX_QUEUE_SIZE,
         window_size: options.window_size,
         features: feature::offered(translated),

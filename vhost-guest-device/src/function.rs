@@ -12,7 +12,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
-use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, SharedMemoryMapper};
+use vhost_guest_vmm_traits::{
+    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper,
+};
 use vm_memory::GuestAddressSpace;
 
 use crate::builder::{Options, Services};
@@ -162,6 +164,40 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// could not be placed is nowhere.
     pub fn bar_moved(&self, bar: u8, guest_address: Option<u64>) -> io::Result<()> {
         lock(&self.device).bar_moved(bar, guest_address)
+    }
+
+    /// The number of MSI-X vectors.
+    pub fn vectors(&self) -> u16 {
+        lock(&self.device).registers.vectors()
+    }
+
+    /// Sets an entry of the MSI-X table: `vector` raises `message` from now
+    /// on, or is masked (`None`) and keeps what happens until it is set again.
+    ///
+    /// For a VMM that keeps the table itself, because it has one for devices of
+    /// any kind (a vfio-user server, whose client keeps it). From the first
+    /// call on the table is the VMM's: all other vectors are masked, what the
+    /// guest writes to it is lost, and resets leave it alone. MSI-X Enable,
+    /// Function Mask and Bus Master stay the guest's, in configuration space.
+    pub fn set_vector(&self, vector: u16, message: Option<MsiMessage>) {
+        let mut device = lock(&self.device);
+        let effect = device.registers.set_vector(vector, message);
+        let _ = device.apply(effect);
+    }
+
+    /// The VMM has put another map into [`Services::memory`], or changed what
+    /// [`Services::translator`] answers.
+    ///
+    /// When this returns, the device has let go of what was there before: it
+    /// does not read or write it, and has no reference to it. So the VMM can
+    /// unmap it, or give it to somebody else. All that follows uses the new
+    /// map. It waits for a turn of the device's that is under way, no longer.
+    ///
+    /// Addresses in the driver's queues stay as they are. One that the new map
+    /// does not have is a mistake of the guest's, when the device gets to it.
+    pub fn memory_changed(&self) {
+        // Maps are looked up in each turn, and a turn has the lock.
+        drop(lock(&self.device));
     }
 
     /// A vCPU could not access memory at `guest_address` (`None`: somewhere;

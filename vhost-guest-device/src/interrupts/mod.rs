@@ -352,6 +352,21 @@ impl Interrupts {
         }
     }
 
+    /// The number of vectors.
+    pub(crate) fn vectors(&self) -> u16 {
+        self.msix.vectors()
+    }
+
+    /// An entry of the MSI-X table, from a VMM that keeps the table itself.
+    pub(crate) fn set_entry(
+        &mut self,
+        vector: u16,
+        message: Option<MsiMessage>,
+    ) -> Vec<ArmFailure> {
+        self.msix.set_entry(vector, message);
+        self.sync()
+    }
+
     /// Reads from the MSI-X pending bits.
     pub(crate) fn read_pending(&self, offset: u64, data: &mut [u8]) {
         let masked = |line: &&Line| self.msix.masked(line.vector) && line.armed.is_none();

@@ -44,6 +44,8 @@ const RESET_ENTRY: Entry = Entry {
 pub(crate) struct Msix {
     entries: Vec<Entry>,
     control: u16,
+    /// The VMM writes the entries, and nobody else.
+    kept_by_vmm: bool,
 }
 
 impl Msix {
@@ -52,13 +54,29 @@ impl Msix {
         Msix {
             entries: vec![RESET_ENTRY; usize::from(vectors)],
             control: 0,
+            kept_by_vmm: false,
         }
     }
 
-    /// Back to the state after power-up.
+    /// Back to the state after power-up, but for entries that the VMM keeps.
     pub(crate) fn reset(&mut self) {
-        self.entries.fill(RESET_ENTRY);
+        if !self.kept_by_vmm {
+            self.entries.fill(RESET_ENTRY);
+        }
         self.control = 0;
+    }
+
+    /// The VMM, which keeps the guest's table itself, sets an entry: what it
+    /// raises, or that it is masked. All others are masked at first.
+    pub(crate) fn set_entry(&mut self, vector: u16, message: Option<MsiMessage>) {
+        if !self.kept_by_vmm {
+            self.entries.fill(RESET_ENTRY);
+            self.kept_by_vmm = true;
+        }
+        if let Some(entry) = self.entries.get_mut(usize::from(vector)) {
+            entry.masked = message.is_none();
+            entry.message = message.unwrap_or(entry.message);
+        }
     }
 
     /// Number of vectors.
@@ -109,9 +127,10 @@ impl Msix {
     }
 
     /// Writes to the table: aligned accesses of 4 or 8 bytes; anything else is
-    /// undefined in PCI, and ignored here. Tells whether something changed.
+    /// undefined in PCI, and ignored here, as are all accesses to a table that
+    /// the VMM keeps. Tells whether something changed.
     pub(crate) fn write_table(&mut self, offset: u64, data: &[u8]) -> bool {
-        if !offset.is_multiple_of(data.len().max(1) as u64) {
+        if self.kept_by_vmm || !offset.is_multiple_of(data.len().max(1) as u64) {
             return false;
         }
         let mut changed = false;
@@ -240,6 +259,31 @@ mod tests {
         assert!(set(&mut msix, 12, 0));
         assert!(!set(&mut msix, 12, 0));
         assert!(!set(&mut msix, 0, 3));
+    }
+
+    #[test]
+    fn leaves_a_table_to_the_vmm_that_keeps_it() {
+        let mut msix = Msix::new(2);
+        msix.set_control(ENABLE);
+        assert!(set(&mut msix, 16 + 12, 0));
+        let message = MsiMessage {
+            address: 0xFEE0_0000,
+            data: 3,
+        };
+        msix.set_entry(0, Some(message));
+        // What the guest wrote before is gone, what it writes now is lost.
+        assert_eq!((msix.message(0), msix.message(1)), (Some(message), None));
+        assert!(!set(&mut msix, 12, 1) && !set(&mut msix, 16 + 12, 0));
+        assert_eq!((msix.message(0), msix.message(1)), (Some(message), None));
+        msix.reset();
+        assert_eq!(msix.message(0), None);
+        msix.set_control(ENABLE);
+        assert_eq!((msix.message(0), msix.message(1)), (Some(message), None));
+        msix.set_entry(0, None);
+        assert_eq!(msix.message(0), None);
+        // There is no such vector.
+        msix.set_entry(2, Some(message));
+        assert_eq!(word(&msix, 32), 0);
     }
 
     /// The pending bit array is addressed by bytes, not by vectors.

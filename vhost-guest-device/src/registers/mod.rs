@@ -27,7 +27,7 @@ use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
-use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar};
+use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, MsiMessage};
 
 use crate::doorbells::{Doorbell, Doorbells, QueueNotify};
 use crate::fd::{EventFd, Signaller};
@@ -183,6 +183,21 @@ impl Registers {
         self.interrupts.function_reset();
         self.common.begin_reset();
         vec![Effect::BarMoves(moves), Effect::FunctionReset]
+    }
+
+    /// The number of interrupt vectors.
+    pub(crate) fn vectors(&self) -> u16 {
+        self.interrupts.vectors()
+    }
+
+    /// An entry of the MSI-X table, from a VMM that keeps the table itself.
+    #[must_use]
+    pub(crate) fn set_vector(
+        &mut self,
+        vector: u16,
+        message: Option<MsiMessage>,
+    ) -> Option<Effect> {
+        interrupts_failed(self.interrupts.set_entry(vector, message))
     }
 
     /// Reads from a BAR; all ones while memory space is off.

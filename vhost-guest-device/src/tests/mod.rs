@@ -19,6 +19,7 @@ mod iotlb;
 mod life_cycle;
 mod limits;
 mod log;
+mod memory_map;
 mod messages;
 mod pause;
 mod prior_art;
