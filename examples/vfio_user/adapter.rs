@@ -87,11 +87,6 @@ impl Interrupts {
         };
     }
 
-    /// Whether `vector` has an eventfd of the client's.
-    pub fn has_trigger(&self, vector: u16) -> bool {
-        lock(&self.shared.triggers).contains_key(&vector)
-    }
-
     /// How many signals the thread has carried.
     pub fn pumped(&self) -> u64 {
         self.shared.pumped.load(Ordering::Relaxed)

@@ -6,12 +6,11 @@
 //!
 //! A client keeps MSI-X to itself, as it does with a physical function: the
 //! guest's table and pending bits are the client's, and the function learns
-//! which vectors have an eventfd now. Its own table is written here, to match.
+//! which vectors have an eventfd now.
 
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
-use std::ops::Range;
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, PoisonError};
 
@@ -23,7 +22,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_REGION_INFO_FLAG_WRITE,
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, ServerBackend, ServerRegion};
-use vhost_guest_device::{BarKind, Builder, MemoryPolicy, Services, VhostGuest};
+use vhost_guest_device::{BarKind, BarMove, Builder, MemoryPolicy, Services, VhostGuest};
 use vm_memory::{
     FileOffset, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
     GuestMemoryRegion,
@@ -36,16 +35,6 @@ type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 /// Bytes of configuration space of a conventional PCI function.
 const CONFIG_SIZE: u64 = 256;
-const COMMAND: u16 = 0x04;
-const MEMORY_SPACE: u8 = 1 << 1;
-const CAPABILITIES: u16 = 0x34;
-const MSIX: u8 = 0x11;
-const ADVANCED_FEATURES: u8 = 0x13;
-/// Bytes of an entry of an MSI-X table.
-const ENTRY: u64 = 16;
-/// Offset of the control register in the advanced features capability.
-const ADVANCED_CONTROL: u16 = 4;
-const INITIATE_RESET: u8 = 1;
 
 /// A vhost-guest device behind a vfio-user socket.
 pub struct Function {
@@ -53,10 +42,6 @@ pub struct Function {
     memory: Memory,
     interrupts: Arc<Interrupts>,
     window: Arc<Window>,
-    vectors: u16,
-    table_bar: u8,
-    table: Range<u64>,
-    reset_register: u16,
 }
 
 impl Function {
@@ -84,24 +69,13 @@ impl Function {
             .memory_policy(policy)
             .build(services)
             .map_err(io::Error::other)?;
-        let missing = || io::Error::other("the function lacks a capability");
-        let msix = capability(&device, MSIX).ok_or_else(missing)?;
-        let advanced = capability(&device, ADVANCED_FEATURES).ok_or_else(missing)?;
-        let mut register = [0; 4];
-        device.config_read(msix, &mut register);
-        let vectors = (u16::from_le_bytes([register[2], register[3]]) & 0x7FF) + 1;
-        device.config_read(msix + 4, &mut register);
-        let table = u32::from_le_bytes(register);
-        let start = u64::from(table & !7);
+        // From now on the guest has no say in what is in the table.
+        device.set_vector(0, None);
         Ok(Self {
             device,
             memory,
             interrupts,
             window,
-            vectors,
-            table_bar: (table & 7) as u8,
-            table: start..start + u64::from(vectors) * ENTRY,
-            reset_register: advanced + ADVANCED_CONTROL,
         })
     }
 
@@ -139,7 +113,7 @@ impl Function {
             index,
             flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE,
             count: match index {
-                VFIO_PCI_MSIX_IRQ_INDEX => self.vectors.into(),
+                VFIO_PCI_MSIX_IRQ_INDEX => self.device.vectors().into(),
                 _ => 0,
             },
         };
@@ -149,64 +123,31 @@ impl Function {
     /// The client is gone, and with it the guest.
     pub fn unplugged(&mut self) {
         self.device.revoke();
-        for vector in 0..self.vectors {
+        for vector in 0..self.device.vectors() {
             self.set_trigger(vector, None);
         }
-        self.reset_function();
+        self.move_bars(self.device.reset());
         self.replace_memory(GuestMemoryMmap::new());
     }
 
-    /// A function level reset, by the register that a guest would use.
-    fn reset_function(&self) {
-        self.config_write(self.reset_register, &[INITIATE_RESET]);
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        self.move_bars(self.device.config_write(offset, data));
     }
 
-    fn config_write(&self, offset: u16, data: &[u8]) {
-        for moved in self.device.config_write(offset, data) {
+    fn move_bars(&self, moves: Vec<BarMove>) {
+        for moved in moves {
             // Nothing of ours depends on where a BAR is, so nothing can fail.
             let _ = self.device.bar_moved(moved.bar, moved.address);
-        }
-        let end = usize::from(offset) + data.len();
-        if offset <= self.reset_register && usize::from(self.reset_register) < end {
-            // A reset masks all vectors, of which the client knows nothing.
-            self.write_table(0..self.vectors, |vector| {
-                !self.interrupts.has_trigger(vector)
-            });
         }
     }
 
     /// The client gives an eventfd for a vector, or takes it back. A vector
-    /// without one is masked, so that its events wait.
+    /// without one, or between two of them, is masked, so that its events wait.
     fn set_trigger(&self, vector: u16, trigger: Option<File>) {
-        let masked = trigger.is_none();
-        if masked {
-            self.write_table(vector..vector + 1, |_| masked);
-        }
+        let message = trigger.as_ref().map(|_| Interrupts::message(vector));
+        self.device.set_vector(vector, None);
         self.interrupts.set_trigger(vector, trigger);
-        self.write_table(vector..vector + 1, |_| masked);
-    }
-
-    /// Writes entries of the device's MSI-X table, as the kernel does for a
-    /// physical function: with memory space on, if only for the moment.
-    fn write_table(&self, vectors: Range<u16>, masked: impl Fn(u16) -> bool) {
-        let mut command = [0];
-        self.device.config_read(COMMAND, &mut command);
-        let decoding = [command[0] | MEMORY_SPACE];
-        if decoding != command {
-            self.config_write(COMMAND, &decoding);
-        }
-        for vector in vectors {
-            let message = Interrupts::message(vector);
-            let at = self.table.start + u64::from(vector) * ENTRY;
-            let rest = u64::from(message.data) | u64::from(masked(vector)) << 32;
-            for (offset, value) in [(at, message.address), (at + 8, rest)] {
-                let value = value.to_le_bytes();
-                self.device.bar_write(self.table_bar, offset, &value);
-            }
-        }
-        if decoding != command {
-            self.config_write(COMMAND, &command);
-        }
+        self.device.set_vector(vector, message);
     }
 
     /// Lets the device see other memory than before. When this returns, it
@@ -214,28 +155,8 @@ impl Function {
     fn replace_memory(&self, memory: GuestMemoryMmap) {
         let guard = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         guard.replace(memory);
-        // What the device is doing ends before it answers anything, and what
-        // it does next begins with a look at the map.
-        let _ = self.device.statistics();
+        self.device.memory_changed();
     }
-}
-
-/// Finds a capability in configuration space.
-fn capability(device: &VhostGuest<Memory>, id: u8) -> Option<u16> {
-    let mut pointer = [0];
-    device.config_read(CAPABILITIES, &mut pointer);
-    // No more than fit, should they go round in circles.
-    for _ in 0..CONFIG_SIZE / 4 {
-        let at = u16::from(pointer[0] & !3);
-        let mut header = [0; 2];
-        device.config_read(at, &mut header);
-        match header {
-            _ if at == 0 => return None,
-            [found, _] if found == id => return Some(at),
-            [_, next] => pointer = [next],
-        }
-    }
-    None
 }
 
 fn bad_input() -> io::Error {
@@ -262,18 +183,13 @@ impl ServerBackend for Function {
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
-        let end = offset
-            .checked_add(data.len() as u64)
-            .ok_or_else(bad_input)?;
         match region {
             VFIO_PCI_CONFIG_REGION_INDEX => {
                 let offset = u16::try_from(offset).map_err(|_| bad_input())?;
                 self.config_write(offset, data);
             }
             bar @ ..=VFIO_PCI_BAR5_REGION_INDEX => {
-                let in_table = offset < self.table.end && end > self.table.start;
-                let ours = in_table && bar == u32::from(self.table_bar);
-                let done = ours || self.is_window(bar) && self.window.write(offset, data);
+                let done = self.is_window(bar) && self.window.write(offset, data);
                 if !done {
                     self.device.bar_write(bar as u8, offset, data);
                 }
@@ -330,7 +246,7 @@ impl ServerBackend for Function {
     }
 
     fn reset(&mut self) -> io::Result<()> {
-        self.reset_function();
+        self.move_bars(self.device.reset());
         Ok(())
     }
 
@@ -343,9 +259,9 @@ impl ServerBackend for Function {
         fds: Vec<File>,
     ) -> io::Result<()> {
         let end = start.checked_add(count).ok_or_else(bad_input)?;
-        let known = index == VFIO_PCI_MSIX_IRQ_INDEX && end <= self.vectors.into();
+        let known = index == VFIO_PCI_MSIX_IRQ_INDEX && end <= self.device.vectors().into();
         let trigger = flags & VFIO_IRQ_SET_ACTION_TYPE_MASK == VFIO_IRQ_SET_ACTION_TRIGGER;
-        let (mut vectors, all) = (start as u16..end as u16, 0..self.vectors);
+        let (mut vectors, all) = (start as u16..end as u16, 0..self.device.vectors());
         match flags & VFIO_IRQ_SET_DATA_TYPE_MASK {
             // "No vectors" takes back all of them.
             VFIO_IRQ_SET_DATA_NONE if trigger && count == 0 => {
