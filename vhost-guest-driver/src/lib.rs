@@ -52,6 +52,8 @@ mod error;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod fake_packed;
+#[cfg(test)]
 mod fake_ring;
 mod inflight;
 mod iotlb;

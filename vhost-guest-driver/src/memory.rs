@@ -124,11 +124,14 @@ impl Memory {
         found.map(|at| self.regions.remove(at)).is_some()
     }
 
-    /// Whether `len` bytes at `offset` of the window lie in one region.
-    pub(crate) fn has_user(&self, offset: u64, len: u64) -> bool {
-        self.regions
-            .iter()
-            .any(|region| region.find_user(offset, len).is_some())
+    /// The guest physical address of `len` bytes at `offset` of the window,
+    /// if they lie in one region.
+    pub(crate) fn guest_address(&self, offset: u64, len: u64) -> Option<u64> {
+        let find = |region: &Region| {
+            let into = region.find_user(offset, len)?;
+            Some(region.guest_address() + into)
+        };
+        self.regions.iter().find_map(find)
     }
 
     /// SET_FEATURES with or without ACCESS_PLATFORM.
@@ -155,17 +158,14 @@ impl Memory {
     /// IOTLB_MSG; `None` if it makes no sense. What was lost, or given up,
     /// may have to be asked for once more: `Some(false)`.
     pub(crate) fn update(&mut self, entry: &vhost_guest_msg::Iotlb) -> Option<bool> {
+        let (offset, len) = (entry.user_address(), entry.size());
+        let address = self.guest_address(offset, len);
         let iotlb = self.iotlb.as_mut()?;
         match entry.kind() {
             IotlbKind::Update => {
-                let (offset, len) = (entry.user_address(), entry.size());
-                let find = |region: &Region| {
-                    let into = region.find_user(offset, len)?;
-                    Some(region.guest_address() + into)
-                };
                 let place = Place {
                     offset,
-                    address: self.regions.iter().find_map(find)?,
+                    address: address?,
                     len,
                 };
                 Some(iotlb.update(entry.iova(), place, entry.permission()))

@@ -2,23 +2,25 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A vring of the frontend's guest, on the backend's side (virtio 1.2 §2.7).
+//! A vring of the frontend's guest, split or packed, on the backend's side
+//! (virtio 1.2 §2.7, §2.8).
 //!
 //! The guest of the frontend writes the ring while it is read: each value is
 //! loaded once, checked, and then used.
 
 mod chain;
+mod descriptor;
 mod notify;
+mod packed;
 mod ring;
-
-use core::sync::atomic::{fence, Ordering};
+mod split;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use thiserror::Error;
 use vhost_guest_msg::{Permission, VirtioFeatures, VringAddr};
 
-use crate::inflight::Record;
+use crate::inflight::{Record, Unsound};
 use crate::iotlb::{Lost, Miss};
 use crate::log::DirtyLog;
 use crate::memory::Memory;
@@ -28,6 +30,8 @@ pub use chain::Chain;
 pub use ring::Ring;
 
 use chain::Segment;
+pub(crate) use descriptor::{Descriptor, Request};
+pub(crate) use packed::{forward, is_available};
 
 /// How the frontend's guest broke a vring. The vring stays out of use until
 /// the frontend starts it again.
@@ -37,6 +41,9 @@ pub enum RingFault {
     /// The available index is further ahead than the ring is long.
     #[error("the available index {0} jumps")]
     AvailableIndex(u16),
+    /// More descriptors are available than a packed ring has.
+    #[error("more descriptors are available than there are")]
+    TooManyAvailable,
     /// A descriptor index is beyond its table.
     #[error("there is no descriptor {0}")]
     DescriptorIndex(u16),
@@ -70,6 +77,12 @@ pub enum RingFault {
     Memory(#[from] WindowError),
 }
 
+impl From<Unsound> for RingFault {
+    fn from(_: Unsound) -> Self {
+        Self::Record
+    }
+}
+
 /// Why a request is not to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Halt {
@@ -93,14 +106,22 @@ impl<F: Into<RingFault>> From<F> for Halt {
     }
 }
 
-/// Where the three parts of a vring are in the window.
+/// Entries of a packed ring at most (virtio 1.2 §2.8.10.1).
+const MAX_PACKED: u16 = 1 << 15;
+/// The wrap counter of a position in a packed ring.
+const WRAP: u16 = 1 << 15;
+
+/// Where the three parts of a vring are in the window; of a packed one, the
+/// ring and the event areas of driver and device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Parts {
     descriptors: u64,
     available: u64,
     used: u64,
-    /// Where the used ring is for the log.
-    log: u64,
+    /// Where the ring is for the log, if it is a packed one.
+    descriptors_log: u64,
+    /// Where the used ring, or the device's event area, is for the log.
+    used_log: u64,
 }
 
 /// A vring, with what the frontend has said about it.
@@ -119,11 +140,19 @@ pub(crate) struct Vring {
     /// on.
     pub record: Option<Record>,
     /// Requests that an earlier backend took and did not complete.
-    resubmit: VecDeque<u16>,
+    resubmit: VecDeque<Request>,
+    /// The ring is a packed one, since it was started.
+    packed: bool,
+    /// SET_VRING_BASE came, or the vring has run.
+    placed: bool,
+    /// Of a packed ring, index and wrap counter (bit 15), as in
+    /// SET_VRING_BASE; this is so with all three.
     next_avail: u16,
     used_idx: u16,
     /// `used_idx` at the last look at the guest's wishes; `None`: at none yet.
     called_idx: Option<u16>,
+    /// In a packed ring, descriptors used since then.
+    uncalled: u32,
     features: VirtioFeatures,
     pub enabled: bool,
     /// The frontend left no kick: look again and again.
@@ -140,15 +169,16 @@ pub(crate) struct Vring {
     /// The last translation that the frontend was asked for.
     asked: Option<Miss>,
     fault: Option<RingFault>,
-    /// Room for the pieces of the next chain.
+    /// Room for the pieces of the next chain, and for its descriptors.
     spare: Vec<Segment>,
+    spare_descriptors: Vec<Descriptor>,
 }
 
 impl Vring {
-    /// SET_VRING_NUM; `false` for a number that a split vring cannot have, or
+    /// SET_VRING_NUM; `false` for a number that such a vring cannot have, or
     /// while it runs.
     pub fn set_num(&mut self, num: u16) -> bool {
-        let valid = num.is_power_of_two() && !self.started;
+        let valid = self.is_size(num) && !self.started;
         if valid {
             self.num = num;
         }
@@ -166,47 +196,76 @@ impl Vring {
         true
     }
 
-    /// SET_VRING_BASE; `false` while the vring runs.
-    pub fn set_base(&mut self, base: u16) -> bool {
-        if !self.started {
-            self.next_avail = base;
+    /// Whether the features, as far as they are known, are those of a packed
+    /// ring.
+    fn will_be_packed(&self) -> bool {
+        self.features.contains(VirtioFeatures::RING_PACKED)
+    }
+
+    fn is_size(&self, num: u16) -> bool {
+        let packed = num <= MAX_PACKED && self.will_be_packed();
+        num.is_power_of_two() || (packed && num > 0)
+    }
+
+    /// SET_VRING_BASE; `false` for a number that is none of such a vring, or
+    /// while it runs.
+    pub fn set_base(&mut self, base: u32) -> bool {
+        let [a, b, c, d] = base.to_le_bytes();
+        let (low, high) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        let valid = (high == 0 || self.will_be_packed()) && !self.started;
+        if valid {
+            (self.next_avail, self.used_idx) = (low, high);
+            self.placed = true;
         }
-        !self.started
+        valid
     }
 
     fn locate(&self, address: &VringAddr, memory: &Memory) -> Result<Parts, Lost> {
         let num = u64::from(self.num);
         // The event index fields included: a frontend that negotiates them
         // later has room for them, as virtio 1.2 §2.7.2 has it.
+        let packed = if self.started {
+            self.packed
+        } else {
+            self.will_be_packed()
+        };
+        let (ring, available, used) = match packed {
+            false => (Permission::Read, (6 + 2 * num, 2), (6 + 8 * num, 4)),
+            true => (Permission::ReadWrite, (4, 4), (4, 4)),
+        };
         let parts = [
-            (address.descriptor, 16 * num, 16, Permission::Read),
-            (address.available, 6 + 2 * num, 2, Permission::Read),
-            (address.used, 6 + 8 * num, 4, Permission::ReadWrite),
+            (address.descriptor, (16 * num, 16), ring),
+            (address.available, available, Permission::Read),
+            (address.used, used, Permission::ReadWrite),
         ];
         if num == 0 {
             return Err(Lost::Nowhere);
         }
-        let mut offsets = [0; 3];
-        let mut log = address.log;
-        for (slot, (start, len, align, permission)) in offsets.iter_mut().zip(parts) {
-            *slot = start;
-            if memory.translates() {
+        let mut places = [(0, 0); 3];
+        for (slot, (start, (len, align), permission)) in places.iter_mut().zip(parts) {
+            *slot = if memory.translates() {
                 let place = memory.place_whole(start, len, permission)?;
-                // The log's address is an I/O virtual one, too: this one.
-                (*slot, log) = (place.offset, place.address);
-            } else if !memory.has_user(start, len) {
-                return Err(Lost::Nowhere);
-            }
-            if !slot.is_multiple_of(align) {
+                (place.offset, place.address)
+            } else {
+                (
+                    start,
+                    memory.guest_address(start, len).ok_or(Lost::Nowhere)?,
+                )
+            };
+            if !slot.0.is_multiple_of(align) {
                 return Err(Lost::Nowhere);
             }
         }
-        let [descriptors, available, used] = offsets;
+        let [(descriptors, descriptors_log), (available, _), (used, used_log)] = places;
+        // With an IOMMU the log's address is an I/O virtual one, too: that of
+        // the used ring.
+        let given = !memory.translates() && !packed;
         Ok(Parts {
             descriptors,
             available,
             used,
-            log,
+            descriptors_log,
+            used_log: if given { address.log } else { used_log },
         })
     }
 
@@ -233,6 +292,14 @@ impl Vring {
         }
         self.called_idx = None;
         self.features = features;
+        self.packed = self.will_be_packed();
+        if !self.is_size(self.num) {
+            return false;
+        }
+        if self.packed && !self.placed {
+            // Both wrap counters begin with 1 (virtio 1.2 §2.8.1).
+            (self.next_avail, self.used_idx) = (WRAP, WRAP);
+        }
         self.fault = None;
         self.started = true;
         self.window = Some(memory.window().clone());
@@ -250,22 +317,12 @@ impl Vring {
 
     /// Looks at what an earlier backend left in the ring.
     fn open(&mut self, parts: Parts) -> Result<(), RingFault> {
-        let Some(window) = &self.window else {
-            return Ok(());
-        };
-        // What was used before a backend went away is in the ring.
-        self.used_idx = window.load_le(parts.used + 2)?;
-        if let Some(record) = &mut self.record {
-            let taken = record.open(self.num, self.used_idx);
-            if let Some(taken) = taken.map_err(|_| RingFault::Record)? {
-                // What was neither used nor taken is still available. The
-                // base that the frontend has sent does not count what was
-                // taken. As many as descriptors: 16 bits.
-                self.next_avail = self.used_idx.wrapping_add(taken.len() as u16);
-                self.resubmit = taken;
-            }
+        if self.packed {
+            self.open_packed(parts)?;
+        } else {
+            self.open_split(parts)?;
         }
-        self.opened = true;
+        (self.opened, self.placed) = (true, true);
         Ok(())
     }
 
@@ -276,8 +333,18 @@ impl Vring {
     }
 
     /// GET_VRING_BASE: the vring stops; returns where it would go on.
-    pub fn stop(&mut self) -> u16 {
-        if self.can_hand_back() {
+    ///
+    /// What an earlier backend took, and this one did not get to, need not
+    /// count as taken if it is the first that is available but not used:
+    /// whoever goes on without the record, after a migration, finds it
+    /// there. Requests that were completed in another order than taken are
+    /// only in the record.
+    pub fn stop(&mut self) -> u32 {
+        let first = match self.packed {
+            true => self.resubmits_are_first_in_packed(),
+            false => self.resubmits_are_first_in_split(),
+        };
+        if first {
             self.next_avail = self.used_idx;
         }
         self.started = false;
@@ -290,37 +357,18 @@ impl Vring {
         self.polled = false;
         // The frontend sends kick and call again when it starts it again.
         self.call = false;
-        self.next_avail
-    }
-
-    /// Whether what an earlier backend took, and this one did not get to, is
-    /// the first that is available but not used. Then it need not count as
-    /// taken: whoever goes on without the record, after a migration, finds
-    /// it there. Requests that were completed in another order than taken
-    /// are only in the record.
-    fn can_hand_back(&self) -> bool {
-        let Some((window, parts)) = self.memory() else {
-            return false;
-        };
-        let mut index = self.used_idx;
-        for head in &self.resubmit {
-            let slot = u64::from(index % self.num.max(1));
-            if window.load_le(parts.available + 4 + 2 * slot) != Ok(*head) {
-                return false;
-            }
-            index = index.wrapping_add(1);
-        }
-        !self.resubmit.is_empty() && index == self.next_avail
+        let used = if self.packed { self.used_idx } else { 0 };
+        u32::from(used) << 16 | u32::from(self.next_avail)
     }
 
     /// The device is reset: the vring stops and is as it was at first, but
     /// for where the frontend is notified.
     pub fn reset(&mut self) {
-        let (call, err, record) = (self.call, self.err, self.record.take());
         *self = Self {
-            call,
-            err,
-            record,
+            call: self.call,
+            err: self.err,
+            record: self.record.take(),
+            features: self.features,
             ..Self::default()
         };
     }
@@ -355,16 +403,20 @@ impl Vring {
         }
     }
 
-    /// The request with `head` is not to be had, now or at all.
-    fn halt(&mut self, halt: Halt, head: u16, again: bool) {
+    /// A request, that an earlier backend took or not, is not to be had, now
+    /// or at all.
+    fn halt(&mut self, halt: Halt, request: Request, again: bool) {
         match halt {
-            Halt::Fault(fault) => self.fault = Some(fault),
+            Halt::Fault(fault) => {
+                self.fault = Some(fault);
+                if !again {
+                    self.advance(&request);
+                }
+            }
             Halt::Miss(miss) => {
                 self.miss = Some(miss);
                 if again {
-                    self.resubmit.push_front(head);
-                } else {
-                    self.next_avail = self.next_avail.wrapping_sub(1);
+                    self.resubmit.push_front(request);
                 }
             }
         }
@@ -400,75 +452,70 @@ impl Vring {
 
     /// Whether there are requests; a fault if there cannot be so many.
     fn pending(&self) -> Result<bool, RingFault> {
-        let Some((window, parts)) = self.memory() else {
-            return Ok(false);
-        };
         if !self.resubmit.is_empty() {
             return Ok(true);
         }
-        let index: u16 = window.load_le(parts.available + 2)?;
-        match index.wrapping_sub(self.next_avail) {
-            0 => Ok(false),
-            ahead if ahead > self.num => Err(RingFault::AvailableIndex(index)),
-            _ => Ok(true),
+        if self.packed {
+            self.pending_in_packed()
+        } else {
+            self.pending_in_split()
         }
     }
 
-    /// Takes the head of the next available chain.
-    fn pop(&mut self) -> Result<Option<u16>, RingFault> {
-        if !self.pending()? {
-            return Ok(None);
+    /// The next available request; it stays the next.
+    fn peek(&mut self) -> Result<Option<Request>, RingFault> {
+        if self.packed {
+            self.peek_in_packed()
+        } else {
+            self.peek_in_split()
         }
-        let Some((window, parts)) = self.memory() else {
-            return Ok(None);
-        };
-        // The index before the entry. A full fence here and in `push`: where
-        // the window is mapped write-combining, less orders nothing (x86).
-        fence(Ordering::SeqCst);
-        let slot = u64::from(self.next_avail % self.num.max(1));
-        let head: u16 = window.load_le(parts.available + 4 + 2 * slot)?;
-        self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(Some(head))
     }
 
-    /// Stores `value` at `offset` of the used ring, and logs it if the used
-    /// ring is to be logged (vhost-user, SET_VRING_ADDR).
-    fn store_used<W: Word>(&self, offset: u64, value: W) -> Result<(), RingFault> {
-        let Some((window, parts)) = self.memory() else {
-            return Ok(());
+    /// `request` is no longer the next.
+    fn advance(&mut self, request: &Request) {
+        self.next_avail = if self.packed {
+            forward(self.next_avail, request.count(), self.num)
+        } else {
+            self.next_avail.wrapping_add(1)
         };
-        window.store_le(parts.used + offset, value)?;
-        let Some((log, address)) = self.log.as_ref().zip(self.address) else {
-            return Ok(());
-        };
-        let at = parts.log.wrapping_add(offset);
-        if address.log_used && !log.mark(at, size_of::<W>() as u64) {
-            return Err(RingFault::Log(at));
-        }
-        Ok(())
     }
 
-    /// Puts a chain into the used ring.
-    fn push(&mut self, head: u16, written: u32) -> Result<(), RingFault> {
+    /// `request`, of which so many bytes were written, is used.
+    fn push(&mut self, request: &Request, written: u32) -> Result<(), RingFault> {
         if self.parts.is_none() {
             return Ok(());
         }
-        let slot = u64::from(self.used_idx % self.num.max(1));
-        self.store_used(4 + 8 * slot, u32::from(head))?;
-        self.store_used(8 + 8 * slot, written)?;
-        if let Some(record) = &mut self.record {
-            record.begin_batch(head)?;
-        }
-        let used_idx = self.used_idx.wrapping_add(1);
-        // The data and the entry before the index.
-        fence(Ordering::SeqCst);
-        self.store_used(2, used_idx)?;
-        self.used_idx = used_idx;
-        if let Some(record) = &mut self.record {
-            record.end_batch(head, used_idx)?;
+        if self.packed {
+            self.push_to_packed(request, written)?;
+        } else {
+            self.push_to_split(request, written)?;
         }
         self.logged |= self.log.is_some();
         Ok(())
+    }
+
+    /// Stores `value` at `offset` behind `part` of the window, which the log
+    /// knows as `address`, and logs it if this vring is to be logged
+    /// (vhost-user, SET_VRING_ADDR).
+    fn store<W: Word>(
+        &self,
+        (part, address): (u64, u64),
+        offset: u64,
+        value: W,
+    ) -> Result<(), RingFault> {
+        let Some(window) = &self.window else {
+            return Ok(());
+        };
+        window.store_le(part + offset, value)?;
+        let logged = self.address.is_some_and(|address| address.log_used);
+        let Some(log) = self.log.as_ref().filter(|_| logged) else {
+            return Ok(());
+        };
+        let at = address.wrapping_add(offset);
+        match log.mark(at, size_of::<W>() as u64) {
+            true => Ok(()),
+            false => Err(RingFault::Log(at)),
+        }
     }
 
     /// Remembers a fault; the vring is out of use with it.
@@ -483,5 +530,7 @@ impl Vring {
     }
 }
 
+#[cfg(test)]
+mod packed_tests;
 #[cfg(test)]
 mod tests;

@@ -377,8 +377,8 @@ fn restart(disk: &mut Disk, used: u16) {
         memory,
     } = &mut disk.bench;
     *vring = Default::default();
-    vring.record = crate::inflight::Record::new(memory.window(), &area, 0);
-    assert!(vring.set_num(16) && vring.set_base(used));
+    vring.record = crate::inflight::Record::new(memory.window(), &area, 0, false);
+    assert!(vring.set_num(16) && vring.set_base(used.into()));
     assert!(vring.set_address(guest.address(0), memory));
     assert!(vring.start(memory, VirtioFeatures::VERSION_1));
     vring.enabled = true;

@@ -19,7 +19,7 @@ const AREA: u64 = RECORD + 192;
 const SLOTS: u16 = NUM / 2;
 
 fn inflight() -> Inflight {
-    Inflight::new(record_len(2, NUM), RECORD, 2, NUM).unwrap()
+    Inflight::new(record_len(2, NUM, false), RECORD, 2, NUM).unwrap()
 }
 
 /// A guest that survives backends, which crash.
@@ -58,9 +58,9 @@ impl World {
             memory,
         } = &mut self.bench;
         *vring = Vring::default();
-        vring.record = Record::new(memory.window(), &inflight(), 1);
+        vring.record = Record::new(memory.window(), &inflight(), 1, false);
         assert!(vring.record.is_some());
-        assert!(vring.set_num(NUM) && vring.set_base(guest.used_idx()));
+        assert!(vring.set_num(NUM) && vring.set_base(guest.used_idx().into()));
         assert!(vring.set_address(guest.address(0), memory));
         vring.enabled = true;
         vring.start(memory, VirtioFeatures::VERSION_1)
@@ -219,11 +219,14 @@ fn without_a_record_what_was_taken_is_lost_on_the_way() {
 
 #[test]
 fn has_the_layout_of_libvhost_user() {
-    assert_eq!(record_len(1, 256), 4160);
-    assert_eq!(record_len(2, 256), 0x2080);
-    assert_eq!((record_len(1, 128), record_len(1, 1)), (2112, 64));
-    assert_eq!((record_len(0, 256), record_len(9, 0)), (0, 0));
-    assert_eq!(record_len(u16::MAX, 32768), 65535 * 524_352);
+    assert_eq!(record_len(1, 256, false), 4160);
+    assert_eq!(record_len(2, 256, false), 0x2080);
+    assert_eq!(
+        (record_len(1, 128, false), record_len(1, 1, false)),
+        (2112, 64)
+    );
+    assert_eq!((record_len(0, 256, false), record_len(9, 0, false)), (0, 0));
+    assert_eq!(record_len(u16::MAX, 32768, false), 65535 * 524_352);
 
     let mut world = World::starting_at(5);
     world.request(1);
@@ -380,13 +383,15 @@ fn rejects_areas_that_are_misaligned_or_outside() {
         (u64::MAX, 0, u16::MAX, 32768),
     ] {
         let inflight = Inflight::new(size, offset, num_queues, queue_size).unwrap();
-        let record = Record::new(&window, &inflight, num_queues - 1);
+        let record = Record::new(&window, &inflight, num_queues - 1, false);
         assert!(record.is_none(), "{inflight:?}");
     }
     let good = Inflight::new(192, 0x1000 - 192, 1, 8).unwrap();
-    assert!(Record::new(&window, &good, 0).is_some());
-    assert!(Record::new(&window, &good, 1).is_none());
+    assert!(Record::new(&window, &good, 0, false).is_some());
+    assert!(Record::new(&window, &good, 1, false).is_none());
     // A vring that is longer than the area has entries.
-    let mut record = Record::new(&window, &good, 0).unwrap();
+    let Some(Record::Split(mut record)) = Record::new(&window, &good, 0, false) else {
+        panic!("not of a split ring");
+    };
     assert_eq!(record.open(9, 0), Err(Unsound));
 }

@@ -24,7 +24,8 @@ const FEATURES: VirtioFeatures = VirtioFeatures::VERSION_1
     .union(VirtioFeatures::PROTOCOL_FEATURES)
     .union(VirtioFeatures::LOG_ALL)
     .union(VirtioFeatures::RING_INDIRECT_DESC)
-    .union(VirtioFeatures::RING_EVENT_IDX);
+    .union(VirtioFeatures::RING_EVENT_IDX)
+    .union(VirtioFeatures::RING_PACKED);
 
 const PROTOCOL_FEATURES: ProtocolFeatures = ProtocolFeatures::MQ
     .union(ProtocolFeatures::LOG_SHMFD)
@@ -95,7 +96,8 @@ impl Session {
             R::SetLogFd(_) => self.log_signal = true,
             R::GetInflightFd(wanted) => {
                 // Where it is, and of what memory, is the device's affair.
-                let size = record_len(wanted.num_queues(), wanted.queue_size());
+                let packed = self.has_packed_rings();
+                let size = record_len(wanted.num_queues(), wanted.queue_size(), packed);
                 let inflight = wanted.with_area(size, 0).map_err(|_| BAD_RECORD)?;
                 return Ok(Some(Reply::Inflight(inflight)));
             }
@@ -120,18 +122,17 @@ impl Session {
         match request {
             R::SetVringNum(num) => {
                 if !self.vring(num.index())?.set_num(num.num()) {
-                    return Err("not a power of two, or the vring runs");
+                    return Err("a size that no such vring has, or the vring runs");
                 }
             }
             R::SetVringAddr(address) => self.set_vring_addr(address)?,
             R::SetVringBase(base) => {
-                let index = u16::try_from(base.base).map_err(|_| "no index of a split vring")?;
-                if !self.vring(base.index)?.set_base(index) {
-                    return Err("the vring runs");
+                if !self.vring(base.index)?.set_base(base.base) {
+                    return Err("no index of a split vring, or the vring runs");
                 }
             }
             R::GetVringBase(select) => {
-                let base = self.vring(select.index)?.stop().into();
+                let base = self.vring(select.index)?.stop();
                 let index = select.index;
                 return Ok(Some(Reply::VringBase(VringBase { index, base })));
             }
@@ -244,9 +245,10 @@ impl Session {
     /// the device takes an older record away.
     fn set_inflight(&mut self, inflight: &Inflight) -> Result<(), Reason> {
         let window = self.memory.window();
+        let packed = self.has_packed_rings();
         let mut records = Vec::new();
         for (index, _) in (0..inflight.num_queues()).zip(&self.vrings) {
-            records.push(Record::new(window, inflight, index).ok_or(BAD_RECORD)?);
+            records.push(Record::new(window, inflight, index, packed).ok_or(BAD_RECORD)?);
         }
         if self.vrings.iter().any(Vring::is_started) {
             return Err("a vring runs");
@@ -256,6 +258,11 @@ impl Session {
             vring.record = records.next();
         }
         Ok(())
+    }
+
+    fn has_packed_rings(&self) -> bool {
+        let packed = VirtioFeatures::RING_PACKED;
+        self.context.features.contains(packed)
     }
 
     fn set_vring_addr(&mut self, address: VringAddr) -> Result<(), Reason> {

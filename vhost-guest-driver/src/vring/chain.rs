@@ -2,28 +2,17 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Descriptor chains (virtio 1.2 §2.7.5).
-//!
-//! | offset | type | field |
-//! |---|---|---|
-//! | 0 | le64 | addr |
-//! | 8 | le32 | len |
-//! | 12 | le16 | flags: 1 next, 2 device-writable, 4 indirect |
-//! | 14 | le16 | next |
+//! Descriptor chains (virtio 1.2 §2.7.5, §2.8.6).
 
 use alloc::vec::Vec;
 
 use vhost_guest_msg::{Permission, VirtioFeatures};
 
-use super::{Halt, RingFault, Vring};
+use super::descriptor::{DESCRIPTOR_LEN, INDIRECT, NEXT, WRITE};
+use super::{Descriptor, Halt, Request, RingFault, Vring};
 use crate::log::DirtyLog;
 use crate::memory::Memory;
 use crate::window::Window;
-
-const DESCRIPTOR_LEN: u64 = 16;
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
 
 /// Entries of an indirect table, however small the vring is: Linux fills
 /// tables up to the device's own limit of segments.
@@ -52,7 +41,7 @@ pub(super) struct Segment {
 pub struct Chain<'m> {
     window: &'m Window,
     log: Option<&'m DirtyLog>,
-    pub(super) head: u16,
+    pub(super) request: Request,
     pub(super) segments: Vec<Segment>,
     /// How many of the segments are readable.
     readable: usize,
@@ -61,26 +50,6 @@ pub struct Chain<'m> {
     /// Segment and offset in it of the next read, and of the next write.
     reader: (usize, u64),
     writer: (usize, u64),
-}
-
-#[derive(Clone, Copy)]
-struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
-}
-
-impl Descriptor {
-    fn parse(bytes: [u8; DESCRIPTOR_LEN as usize]) -> Self {
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
-        Self {
-            address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        }
-    }
 }
 
 enum Start {
@@ -93,6 +62,7 @@ enum Start {
 struct Table {
     start: Start,
     entries: u64,
+    packed: bool,
 }
 
 impl Table {
@@ -113,7 +83,11 @@ impl Table {
                 }
             }
         }
-        Ok(Descriptor::parse(bytes))
+        Ok(if self.packed {
+            Descriptor::packed(bytes)
+        } else {
+            Descriptor::split(bytes)
+        })
     }
 
     /// The table that `descriptor`, in a table that is itself `indirect` or
@@ -144,19 +118,27 @@ impl Table {
         } else {
             return Err(RingFault::Address(address).into());
         };
-        Ok(Self { start, entries })
+        Ok(Self {
+            start,
+            entries,
+            packed: vring.packed,
+        })
     }
 }
 
 impl<'m> Chain<'m> {
-    /// Follows the chain that begins with descriptor `head`.
-    pub(super) fn walk(vring: &mut Vring, memory: &'m Memory, head: u16) -> Result<Self, Halt> {
+    /// Finds the memory of `request`, which becomes the chain's later.
+    pub(super) fn walk(
+        vring: &mut Vring,
+        memory: &'m Memory,
+        request: &Request,
+    ) -> Result<Self, Halt> {
         let mut segments = core::mem::take(&mut vring.spare);
         segments.clear();
         let mut this = Self {
             window: memory.window(),
             log: memory.log(),
-            head,
+            request: Request::default(),
             segments,
             readable: 0,
             to_read: 0,
@@ -164,12 +146,24 @@ impl<'m> Chain<'m> {
             reader: (0, 0),
             writer: (0, 0),
         };
+        if vring.packed {
+            this.append_packed(vring, memory, &request.descriptors)?;
+        } else {
+            this.append_split(vring, memory, request.id)?;
+        }
+        this.writer = (this.readable, 0);
+        Ok(this)
+    }
+
+    /// Follows the chain that begins with descriptor `head`.
+    fn append_split(&mut self, vring: &Vring, memory: &Memory, head: u16) -> Result<(), Halt> {
         let Some((_, parts)) = vring.memory() else {
             return Err(RingFault::DescriptorIndex(head).into());
         };
         let mut table = Table {
             start: Start::Window(parts.descriptors),
             entries: vring.num.into(),
+            packed: false,
         };
         let (mut index, mut steps, mut indirect) = (head, 0, false);
         loop {
@@ -183,14 +177,38 @@ impl<'m> Chain<'m> {
                 (index, steps, indirect) = (0, 0, true);
                 continue;
             }
-            this.append(memory, descriptor)?;
+            self.append(memory, descriptor)?;
             if descriptor.flags & NEXT == 0 {
-                break;
+                return Ok(());
             }
-            index = descriptor.next;
+            index = descriptor.tag;
         }
-        this.writer = (this.readable, 0);
-        Ok(this)
+    }
+
+    /// Takes the descriptors of a packed ring; an indirect table there has no
+    /// links, and is used as a whole (virtio 1.2 §2.8.7).
+    fn append_packed(
+        &mut self,
+        vring: &Vring,
+        memory: &Memory,
+        descriptors: &[Descriptor],
+    ) -> Result<(), Halt> {
+        for descriptor in descriptors {
+            if descriptor.flags & INDIRECT == 0 {
+                self.append(memory, *descriptor)?;
+                continue;
+            }
+            let table = Table::indirect(vring, memory, *descriptor, false)?;
+            // At most as many as a ring has, 16 bits.
+            for index in 0..table.entries as u16 {
+                let descriptor = table.load(memory, index)?;
+                if descriptor.flags & INDIRECT != 0 {
+                    return Err(RingFault::Indirect.into());
+                }
+                self.append(memory, descriptor)?;
+            }
+        }
+        Ok(())
     }
 
     fn append(&mut self, memory: &Memory, descriptor: Descriptor) -> Result<(), Halt> {

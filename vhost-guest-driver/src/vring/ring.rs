@@ -40,33 +40,38 @@ impl<'m> Ring<'m> {
         if !self.vring.is_active() {
             return None;
         }
-        let (head, again) = match self.vring.resubmit.pop_front() {
-            Some(head) => (head, true),
+        let (mut request, again) = match self.vring.resubmit.pop_front() {
+            Some(request) => (request, true),
             None => {
-                let head = self.vring.pop();
-                (self.vring.note(head)??, false)
+                let request = self.vring.peek();
+                (self.vring.note(request)??, false)
             }
         };
-        let chain = match Chain::walk(self.vring, self.memory, head) {
+        let mut chain = match Chain::walk(self.vring, self.memory, &request) {
             Ok(chain) => chain,
             Err(halt) => {
-                self.vring.halt(halt, head, again);
+                self.vring.halt(halt, request, again);
                 return None;
             }
         };
-        if let Some(record) = self.vring.record.as_mut().filter(|_| !again) {
-            let taken = record.take(head).map_err(RingFault::from);
-            self.vring.note(taken)?;
+        if !again {
+            self.vring.advance(&request);
+            if let Some(record) = &mut self.vring.record {
+                let taken = record.take(&mut request).map_err(RingFault::from);
+                self.vring.note(taken)?;
+            }
         }
+        chain.request = request;
         Some(chain)
     }
 
     /// Gives a request back to the frontend's guest, of which the first
     /// `written` writable bytes have been written.
     pub fn complete(&mut self, chain: Chain<'_>, written: u32) {
-        let result = self.vring.push(chain.head, written);
+        let result = self.vring.push(&chain.request, written);
         self.vring.note(result);
         self.vring.spare = chain.segments;
+        self.vring.spare_descriptors = chain.request.descriptors;
         self.completed += 1;
     }
 

@@ -437,6 +437,6 @@ fn survives_rings_full_of_noise() {
         assert!(bench.vring.start(&bench.memory, TABLES | EVENT));
         // What the drained requests overwrote, the guest sets right again.
         bench.guest = GuestRing::new(bench.guest.window.clone(), 16, 0);
-        bench.guest.avail_idx = base;
+        bench.guest.avail_idx = base as u16;
     }
 }

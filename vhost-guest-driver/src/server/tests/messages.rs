@@ -11,7 +11,7 @@ fn answers_the_questions_of_a_frontend() {
     let features = setup.ask_u64(&Request::GetFeatures);
     assert_eq!(
         features,
-        1 << 3 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32
+        1 << 3 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32 | 1 << 34
     );
     let bits = [0, 1, 3, 5, 9, 12, 13, 15, 16];
     let expected = bits.iter().fold(0, |mask, bit| mask | 1 << bit);
@@ -90,7 +90,7 @@ fn nacks_what_it_cannot_do_if_that_is_asked_for() {
     let mut setup = Setup::negotiated();
     let outside = region(0, 0x1000, 1 << 40);
     for request in [
-        Request::SetFeatures(VirtioFeatures::RING_PACKED),
+        Request::SetFeatures(VirtioFeatures::ACCESS_PLATFORM),
         Request::SetProtocolFeatures(ProtocolFeatures::REPLY_ACK | ProtocolFeatures::SHMEM),
         Request::AddMemReg(MemRegion {
             region: outside,
