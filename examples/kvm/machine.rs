@@ -23,11 +23,13 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VmFd};
 use vhost_guest_device::{Builder, Services};
+use vhost_guest_vmm_traits::InterruptManager;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::adapter::{Doorbells, Interrupts, Window};
 use super::bus::{Bus, SERIAL_LINE};
+use super::userspace::UserspaceInterrupts;
 use super::vcpu::Vcpu;
 use super::{long_mode, Error, Function, Memory};
 
@@ -53,7 +55,7 @@ pub struct Machine {
     vm: Arc<VmFd>,
     memory: Memory,
     bus: Arc<Bus>,
-    interrupts: Arc<Interrupts>,
+    interrupts: Arc<dyn InterruptManager>,
     doorbells: Option<Arc<Doorbells>>,
     next_slot: u32,
     next_register_bar: u64,
@@ -105,6 +107,13 @@ impl Machine {
     /// when the VMM takes part in it.
     pub fn use_userspace_doorbells(&mut self) {
         self.doorbells = None;
+    }
+
+    /// Has a thread raise the interrupts of devices that are plugged in from
+    /// now on.
+    pub fn use_userspace_interrupts(&mut self) -> Result<(), Error> {
+        self.interrupts = Arc::new(UserspaceInterrupts::new(Arc::clone(&self.vm))?);
+        Ok(())
     }
 
     /// The VM.

@@ -26,6 +26,7 @@ pub mod machine;
 pub mod options;
 pub mod pci;
 mod program;
+pub mod userspace;
 pub mod vcpu;
 
 pub use error::Error;

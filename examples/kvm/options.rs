@@ -22,6 +22,7 @@ Usage: kvm --kernel PATH [OPTIONS]
                      a vhost-guest device: the socket that its frontends
                      connect to, its vrings (default: 16), the size of its
                      window, a power of two (default: 1G); may be repeated
+  --no-irqfd         a thread of the VMM raises the devices' interrupts
   --no-ioeventfd     doorbell stores of the guest go through the device
   --help             this text
 
@@ -63,6 +64,8 @@ pub struct Options {
     pub cmdline: String,
     /// RAM in bytes.
     pub memory: u64,
+    /// Eventfds raise interrupts without a thread of the VMM.
+    pub irqfd: bool,
     /// Doorbell stores signal without the device.
     pub ioeventfd: bool,
     /// The devices, in the order of their PCI slots.
@@ -78,6 +81,7 @@ impl Options {
             initramfs: None,
             cmdline: String::new(),
             memory: 256 << 20,
+            irqfd: true,
             ioeventfd: true,
             devices: Vec::new(),
         };
@@ -94,6 +98,7 @@ impl Options {
                 "--initramfs" => options.initramfs = Some(value()?.into()),
                 "--cmdline" => options.cmdline = text(value()?)?,
                 "--memory" => options.memory = memory(&text(value()?)?)?,
+                "--no-irqfd" => options.irqfd = false,
                 "--no-ioeventfd" => options.ioeventfd = false,
                 "--vhost-guest" => options.devices.push(device(&text(value()?)?)?),
                 _ => return Err(Usage(format!("unknown option {name}"))),
@@ -178,6 +183,7 @@ mod tests {
             "quiet rdinit=/sbin/init",
             "--memory",
             "1G",
+            "--no-irqfd",
             "--no-ioeventfd",
             "--vhost-guest",
             "socket=/run/a.sock,queues=4,window=8G",
@@ -195,6 +201,7 @@ mod tests {
             initramfs: Some("initrd".into()),
             cmdline: "quiet rdinit=/sbin/init".to_owned(),
             memory: 1 << 30,
+            irqfd: false,
             ioeventfd: false,
             devices: vec![
                 device("/run/a.sock", 4, 8 << 30),

@@ -47,6 +47,9 @@ fn run(options: &Options) -> Result<(), Error> {
     if !options.ioeventfd {
         machine.use_userspace_doorbells();
     }
+    if !options.irqfd {
+        machine.use_userspace_interrupts()?;
+    }
     machine.add_serial(Box::new(io::stdout()))?;
     for device in &options.devices {
         let listener = UnixListener::bind(&device.socket).map_err(|error| Error::File {

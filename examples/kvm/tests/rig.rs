@@ -66,8 +66,19 @@ impl Rig {
     /// A guest that runs, and a device with `vrings` vrings whose driver has
     /// set `BACKEND_UP`.
     pub fn start(vrings: u16) -> Option<Self> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        Some(Self::start_in(machine()?, vrings))
+    }
+
+    /// As [`start`](Self::start), in a machine without irqfds and ioeventfds.
+    pub fn start_in_userspace(vrings: u16) -> Option<Self> {
         let mut machine = machine()?;
+        machine.use_userspace_doorbells();
+        machine.use_userspace_interrupts().unwrap();
+        Some(Self::start_in(machine, vrings))
+    }
+
+    fn start_in(mut machine: Machine, vrings: u16) -> Self {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
         raise_descriptor_limit();
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("vhost-guest-kvm-{}-{number}.sock", std::process::id());
@@ -86,7 +97,7 @@ impl Rig {
             socket,
         };
         rig.driver.initialise();
-        Some(rig)
+        rig
     }
 
     /// As [`start`](Self::start), with a frontend.
