@@ -110,7 +110,7 @@ struct Bench {
 
 impl Bench {
     fn new(options: Options) -> Result<Self> {
-        let host = Host::find()?;
+        let (host, []) = Host::find([])?;
         let program = options.backend.program()?;
         let logs = workspace::target().join("e2e");
         fs::create_dir_all(&logs).path_context("cannot create", &logs)?;

@@ -31,47 +31,77 @@ pub struct Host {
     modules_directory: PathBuf,
 }
 
+/// A program that not every test needs, and the package that has it.
+#[derive(Clone, Copy)]
+pub struct Program {
+    pub name: &'static str,
+    pub package: &'static str,
+}
+
+/// QEMU's own backend.
+pub const STORAGE_DAEMON: Program = Program {
+    name: "qemu-storage-daemon",
+    package: "qemu-system-common",
+};
+
 /// Name and file of a module.
 pub type Module = (&'static str, PathBuf);
 
 impl Host {
-    /// Finds all parts, or names the packages that bring what is missing.
-    pub fn find() -> Result<Self> {
+    /// Finds all parts, and programs that only some tests need; or names the
+    /// packages that bring all that is missing.
+    pub fn find<const N: usize>(programs: [Program; N]) -> Result<(Self, [PathBuf; N])> {
         let qemu = find("qemu-system-x86_64");
         let busybox = find("busybox").filter(|path| is_static(path));
         let kernel = newest_kernel();
         let firmware = find_firmware();
-        match (qemu, busybox, kernel, firmware) {
-            (Some(qemu), Some(busybox), Some((kernel, modules)), true) => Ok(Self {
-                qemu,
-                kernel,
-                busybox,
-                modules: find_modules(&modules, &MODULES)?,
-                modules_directory: modules,
-            }),
-            (qemu, busybox, kernel, firmware) => {
-                let missing: Vec<&str> = [
-                    ("qemu-system-x86", qemu.is_none()),
-                    ("seabios", !firmware),
-                    ("linux-image-cloud-amd64", kernel.is_none()),
-                    ("busybox-static", busybox.is_none()),
-                ]
-                .into_iter()
-                .filter_map(|(package, missing)| missing.then_some(package))
-                .collect();
-                Err(format!(
-                    "missing packages: {0}\n    apt-get install {0}",
-                    missing.join(" ")
-                )
-                .into())
-            }
-        }
+        let paths = programs.map(|program| find_for_root(program.name));
+        let (Some(qemu), Some(busybox), Some((kernel, modules)), true, true) = (
+            &qemu,
+            &busybox,
+            &kernel,
+            firmware,
+            paths.iter().all(Option::is_some),
+        ) else {
+            let parts = [
+                ("qemu-system-x86", qemu.is_some()),
+                ("seabios", firmware),
+                ("linux-image-cloud-amd64", kernel.is_some()),
+                ("busybox-static", busybox.is_some()),
+            ];
+            let programs = programs.iter().zip(&paths);
+            let programs = programs.map(|(program, path)| (program.package, path.is_some()));
+            return Err(missing(parts.into_iter().chain(programs)).into());
+        };
+        let host = Self {
+            qemu: qemu.clone(),
+            kernel: kernel.clone(),
+            busybox: busybox.clone(),
+            modules: find_modules(modules, &MODULES)?,
+            modules_directory: modules.clone(),
+        };
+        Ok((host, paths.map(Option::unwrap_or_default)))
     }
 
     /// Those of the modules that are not built into the kernel, in this order.
     pub fn find_modules(&self, names: &[&'static str]) -> Result<Vec<Module>> {
         find_modules(&self.modules_directory, names)
     }
+}
+
+/// What to install, of packages and whether they are there.
+fn missing(packages: impl Iterator<Item = (&'static str, bool)>) -> String {
+    let missing: Vec<_> = packages
+        .filter_map(|(package, there)| (!there).then_some(package))
+        .collect();
+    let missing = missing.join(" ");
+    format!("missing packages: {missing}\n    apt-get install {missing}")
+}
+
+/// Looks a program up in PATH, and where root's are.
+fn find_for_root(program: &str) -> Option<PathBuf> {
+    let places = ["/usr/sbin", "/sbin"].map(|place| Path::new(place).join(program));
+    find(program).or_else(|| places.into_iter().find(|path| path.is_file()))
 }
 
 /// Debian's cloud kernel of the highest version, and its modules.
@@ -146,6 +176,22 @@ mod tests {
     fn orders_versions_by_number() {
         assert!(numbers("6.1.0-9-cloud-amd64") < numbers("6.1.0-56-cloud-amd64"));
         assert!(numbers("6.1.0-56-cloud-amd64") < numbers("6.12.0-1-cloud-amd64"));
+    }
+
+    #[test]
+    fn names_all_missing_packages() {
+        let named = missing([("a", false), ("b", true), ("c", false)].into_iter());
+        assert!(named.ends_with("apt-get install a c"), "{named}");
+        let none = Program {
+            name: "vhost-guest-none",
+            package: "first",
+        };
+        let other = Program {
+            package: "second",
+            ..none
+        };
+        let error = Host::find([none, other]).err().unwrap().to_string();
+        assert!(error.ends_with("first second"), "{error}");
     }
 
     #[test]

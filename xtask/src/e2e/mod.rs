@@ -10,6 +10,7 @@ mod blk;
 mod cpio;
 mod host;
 mod initramfs;
+mod kvm_lab;
 mod lab;
 mod pattern;
 mod vm;
@@ -23,7 +24,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
     let name = arguments.positional();
     let (help, run): (_, fn(&mut Arguments) -> Result<()>) = match name.as_deref() {
         Some("qemu-blk") => (blk::HELP, blk::run),
-        Some("kvm-lab") => (lab::HELP, lab::run),
+        Some("kvm-lab") => (kvm_lab::HELP, kvm_lab::run),
         Some(other) => return Err(format!("no such test: {other} ({TESTS})").into()),
         None => return Err(format!("which test? ({TESTS})").into()),
     };

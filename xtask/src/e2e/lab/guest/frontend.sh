@@ -6,7 +6,7 @@
 # The guest that uses the disk; its kernel's command line says for what.
 
 wait_for_disk
-role=$(sed -n 's/.*role=\([a-z]*\).*/\1/p' /proc/cmdline)
+roles=$(sed -n 's/.*roles=\([a-z,]*\).*/\1/p' /proc/cmdline)
 count=$(sed -n 's/.*count=\([0-9]*\).*/\1/p' /proc/cmdline)
 mkdir -p /mnt
 
@@ -54,7 +54,7 @@ measure() {
     echo 1 >/sys/kernel/tracing/events/kprobes/kick/enable || fail "counting kicks"
     dd if=/dev/vda of=/block bs=4096 count=1 iflag=direct 2>/dev/null || fail "reading a block"
     # Nothing may be under way.
-    sleep 1
+    usleep 300000
     counts before
     say "ready"
     read -r _ </dev/console
@@ -67,7 +67,10 @@ measure() {
     counts after
 }
 
-case "$role" in
-fill | verify | measure) $role ;;
-*) fail "no role" ;;
-esac
+[ -n "$roles" ] || fail "no roles"
+for role in $(echo "$roles" | tr , ' '); do
+    case $role in
+    fill | verify | measure) $role ;;
+    *) fail "no role $role" ;;
+    esac
+done

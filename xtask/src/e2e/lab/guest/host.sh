@@ -1,10 +1,13 @@
 # Copyright 2026 The vhost-guest Authors. All rights reserved.
 #
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# shellcheck shell=sh disable=SC2154
+# shellcheck shell=sh disable=SC2034,SC2154
 
-# The emulated host: KVM, a VMM with the guest that serves the disk, and stock
-# QEMUs that use it. /settings says how.
+# The emulated host: KVM, machines that run on it, and what its kernel counts of
+# them. What happens there follows behind this; /settings says how.
+#
+# All machines share one processor, which is emulated. So what only waits does
+# it without starting programs.
 
 . /settings
 mkdir -p /tmp
@@ -15,104 +18,127 @@ mount -t tracefs tracefs /sys/kernel/tracing || fail "mounting tracefs"
 [ -c /dev/kvm ] || fail "no /dev/kvm"
 say "the host is up, with /dev/kvm"
 cd /run || fail "no /run"
+mkfifo nothing
+exec 9<>nothing
+return=$(printf '\r')
 
-# follow NAME TTY: what NAME's log gets goes to a serial port of the host too.
-follow() {
-    mkfifo "$1.in"
-    : >"$1.log"
-    tail -f "$1.log" >"/dev/$2" &
-}
-
-# has LOG TEXT FROM: whether LOG has TEXT, behind its line FROM.
-has() {
-    tail -n "+$(($3 + 1))" "$1.log" | grep -q "$2"
-}
-
-lines() {
-    wc -l <"$1.log"
-}
-
-now() {
-    read -r seconds _ </proc/uptime
-    echo "${seconds%.*}"
-}
-
-# await LOG TEXT SECONDS FROM PROCESS: waits until LOG has TEXT, but not if its
-# process has ended without.
-await() {
-    deadline=$(($(now) + $3))
-    until has "$1" "$2" "$4"; do
-        has "$1" "e2e: failed" "$4" && fail "$1: $(grep 'e2e: failed' "$1.log" | tail -n 1)"
-        if ! kill -0 "$5" 2>/dev/null; then
-            wait "$5"
-            code=$?
-            has "$1" "$2" "$4" || fail "$1 has ended with $code and not said '$2'"
-        fi
-        [ "$(now)" -lt $deadline ] || fail "$1 has not said '$2' within $3 s"
-        usleep 50000
+# open_logs: a machine's input is NAME.in, its output NAME.log, which goes to a
+# serial port of the host, too. There are two, to be read as 3 and 4.
+open_logs() {
+    for name in backend frontend; do
+        mkfifo $name.in
+        : >$name.log
     done
+    tail -f backend.log >/dev/ttyS1 &
+    tail -f frontend.log >/dev/ttyS2 &
+    exec 3<backend.log 4<frontend.log
 }
 
-# start_backend [OPTION]: with an option for the VMM.
-start_backend() {
-    backend_from=$(lines backend)
-    case "$BACKEND" in
-    kvm)
-        kvm --kernel /lab/vmlinuz --initramfs /lab/backend.initramfs --memory 256M \
-            --cmdline "quiet $CMDLINE" --vhost-guest socket=disk.sock,queues=1,window=1G \
-            "$@" <>backend.in >>backend.log 2>&1 &
-        backend=$!
-        await backend "backend: serving" 60 "$backend_from" $backend
+# nap: a moment, without a program.
+nap() {
+    read -r -t 0.05 _ <&9
+}
+
+# clock: seconds since the start, as $now.
+clock() {
+    read -r now _ </proc/uptime
+    now=${now%.*}
+}
+
+# alive PROCESS: also tells a zombie from it, which kill does not.
+alive() {
+    read -r _ _ state _ 2>/dev/null <"/proc/$1/stat" && [ "$state" != Z ]
+}
+
+# next_line NAME: the next line of a log, as $line, if it is whole.
+next_line() {
+    case $1 in
+    backend)
+        if IFS= read -r line <&3; then
+            line=$backend_part${line%"$return"}
+            backend_part=
+        else
+            backend_part=$backend_part$line
+            false
+        fi
         ;;
-    *)
-        truncate -s 32M /tmp/disk.img
-        qemu-storage-daemon --blockdev driver=file,node-name=disk,filename=/tmp/disk.img \
-            --export "type=vhost-user-blk,id=e,node-name=disk,writable=on,addr.type=unix,addr.path=disk.sock" \
-            >>backend.log 2>&1 &
-        backend=$!
-        left=200
-        until [ -S disk.sock ]; do
-            left=$((left - 1))
-            [ $left -gt 0 ] || fail "qemu-storage-daemon does not listen"
-            usleep 50000
-        done
+    frontend)
+        if IFS= read -r line <&4; then
+            line=$frontend_part${line%"$return"}
+            frontend_part=
+        else
+            frontend_part=$frontend_part$line
+            false
+        fi
         ;;
     esac
 }
 
-# start_frontend ROLE
+# look NAME PATTERN: reads a log on, up to a line with the pattern: $line then.
+look() {
+    while next_line "$1"; do
+        # shellcheck disable=SC2254
+        case $line in
+        *"e2e: failed"*) fail "$1: ${line#*e2e: failed: }" ;;
+        *"e2e: count "*) say "${line#*e2e: }" ;;
+        *$2*) return 0 ;;
+        esac
+    done
+    return 1
+}
+
+# await NAME PATTERN SECONDS PROCESS: reads a log on, up to a line with the
+# pattern. It is a failure if it does not come, or if the process ends without.
+await() {
+    clock
+    deadline=$((now + $3))
+    until look "$1" "$2"; do
+        if ! alive "$4"; then
+            wait "$4"
+            code=$?
+            look "$1" "$2" || fail "$1 has ended with $code and not said '$2'"
+            return
+        fi
+        clock
+        [ "$now" -lt $deadline ] || fail "$1 has not said '$2' within $3 s"
+        nap
+    done
+}
+
+# await_socket PATH PROCESS
+await_socket() {
+    clock
+    deadline=$((now + 30))
+    until [ -S "$1" ]; do
+        alive "$2" || fail "the process that had to make $1 has ended"
+        clock
+        [ "$now" -lt $deadline ] || fail "nobody has made $1"
+        nap
+    done
+}
+
+# start_frontend ROLES: a stock VM, whose disk is disk.sock.
 start_frontend() {
-    frontend_from=$(lines frontend)
     qemu-system-x86_64 -M q35 -accel kvm -cpu host -m 256 -L /usr/share/qemu -L /usr/share/seabios \
         -nodefaults -no-user-config -no-reboot -display none -serial stdio \
         -object memory-backend-memfd,id=memory,size=256M,share=on -numa node,memdev=memory \
         -chardev socket,id=disk,path=disk.sock -device vhost-user-blk-pci,chardev=disk,num-queues=1 \
         -kernel /lab/vmlinuz -initrd /lab/frontend.initramfs \
-        -append "console=ttyS0 panic=-1 quiet role=$1 count=$COUNT" \
+        -append "console=ttyS0 panic=-1 quiet roles=$1 count=$COUNT" \
         <>frontend.in >>frontend.log 2>&1 &
     frontend=$!
 }
 
-end_frontend() {
-    await frontend "e2e: done" 90 "$frontend_from" $frontend
-    wait $frontend || fail "QEMU: $?"
-}
-
-# heard PATTERN: the last thing that the frontend's guest has said like this.
+# heard TEXT: what the frontend's guest says behind it, as $line.
 heard() {
-    tail -n "+$((frontend_from + 1))" frontend.log | tr -d '\r' | grep "e2e: $1" | tail -n 1
+    await frontend "e2e: $1" 120 $frontend
+    line=${line#*e2e: "$1"}
+    line=${line# }
 }
 
-# What the backend has counted, when it is asked.
-ask_backend() {
-    from=$(lines backend)
-    echo >backend.in
-    # The line is whole when something follows its last number.
-    await backend "backend: frontends=.* interrupts=[0-9]*[^0-9]" 20 "$from" $backend
-    tail -n "+$((from + 1))" backend.log | tr -d '\r' | sed -n 's/.*backend: frontends=/frontends=/p' |
-        tr ' =' '\n ' | while read -r name value; do
-        say "count $1 backend.$name $value"
-    done
+end_frontend() {
+    await frontend "e2e: done" 120 $frontend
+    wait $frontend || fail "QEMU: $?"
 }
 
 # trace SIGN: counts events by thread (nothing), or does so no more (!).
@@ -137,11 +163,12 @@ traced() {
 # The data of the message that the backend's guest lets kicks be sent as.
 KICK_DATA=242
 
-# All that the host can tell of the backend's VMM.
+# snapshot WHEN VMM: all that the kernel can tell of a VMM, while it is traced.
 snapshot() {
-    for task in /proc/$backend/task/*; do
-        name="$(cat "$task/comm").${task##*/}"
+    for task in "/proc/$2/task/"*; do
         id=${task##*/}
+        read -r name <"$task/comm"
+        name=${name%% *}.$id
         awk -v name="$name" -v when="$1" '/ctxt_switches/ { sub(":", "", $1); print "e2e: count", when, "thread." name "." $1, $2 }' \
             "$task/status"
         say "count $1 thread.$name.system_calls $(traced raw_syscalls/sys_enter "$id")"
@@ -150,65 +177,8 @@ snapshot() {
     done
     say "count $1 host.kicks $(awk '/Hits:/ { print $2 }' /sys/kernel/tracing/events/kvm/kvm_msi_set_irq/hist)"
     for name in exits mmio_exits signal_exits; do
-        for file in /sys/kernel/debug/kvm/$backend-*/$name; do
-            [ -e "$file" ] && say "count $1 kvm.$name $(cat "$file")"
+        for file in /sys/kernel/debug/kvm/"$2"-*/$name; do
+            [ -e "$file" ] && read -r value <"$file" && say "count $1 kvm.$name $value"
         done
     done
 }
-
-# measure NAME: requests one by one, between two snapshots.
-measure() {
-    start_frontend measure
-    await frontend "e2e: ready" 90 "$frontend_from" $frontend
-    ask_backend before
-    trace ''
-    usleep 300000
-    snapshot before
-    echo go >frontend.in
-    await frontend "e2e: over" 120 "$frontend_from" $frontend
-    snapshot after
-    trace '!'
-    ask_backend after
-    echo go >frontend.in
-    end_frontend
-    tail -n "+$((frontend_from + 1))" frontend.log | tr -d '\r' | grep -o 'e2e: count.*'
-    say "$1"
-}
-
-follow backend ttyS1
-follow frontend ttyS2
-start_backend
-say "the backend serves"
-
-start_frontend fill
-end_frontend
-written=$(heard sum)
-[ -n "$written" ] || fail "the frontend's guest said no sum"
-say "filled ${written##* }"
-
-start_frontend verify
-end_frontend
-found=$(heard sum)
-[ "$written" = "$found" ] || fail "the frontend's guest wrote '$written' and found '$found'"
-say "verified ${found##* }"
-
-if [ "$BACKEND" = kvm ]; then
-    measure measured
-
-    timeout 60 /lab/truncate disk.sock >truncate.log 2>&1 || fail "the truncating frontend: $(cat truncate.log)"
-    say "$(cat truncate.log)"
-    await backend "frontend" 10 "$backend_from" $backend
-    kill -0 $backend || fail "the backend's VMM has ended"
-    start_frontend verify
-    end_frontend
-    found=$(heard sum)
-    [ "$written" = "$found" ] || fail "the frontend's guest wrote '$written' and found '$found'"
-    say "verified again ${found##* }"
-
-    # The guest has no say in this: it is as if the power went.
-    kill $backend
-    wait $backend
-    rm -f disk.sock
-    start_backend --no-ioeventfd
-    measure "control measured"
-fi
