@@ -215,6 +215,12 @@ fn every_message_is_tested_with_a_device() {
             assert!(tests.iter().any(whole_device), "{name} has no test");
         }
     }
+    let sequences: Vec<_> = rows.iter().filter(|row| row.letter == 'S').collect();
+    assert!(sequences.len() >= 10, "{} sequences", sequences.len());
+    for row in sequences {
+        let tests = tests_in(row.cells.last().copied().unwrap_or_default());
+        assert!(!tests.is_empty(), "{row:?}");
+    }
 }
 
 #[test]
