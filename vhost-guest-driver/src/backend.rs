@@ -4,9 +4,34 @@
 
 //! What a vhost-user device is made of.
 
-use vhost_guest_msg::VirtioFeatures;
+use vhost_guest_msg::{ProtocolFeatures, Transfer, VirtioFeatures};
 
 use crate::vring::Ring;
+
+/// State of a device that is not in its vrings, its features and its
+/// configuration, and that has to go along when the frontend's guest is
+/// migrated (vhost-user, migrating back-end state).
+///
+/// It moves as a stream of bytes, in pieces of any length, while all vrings
+/// are stopped. What the bytes mean is up to the device. What is loaded comes
+/// from another host, by way of the frontend: nothing of it can be trusted.
+pub trait State {
+    /// A transfer begins. One that has not ended is given up. `false` if
+    /// there can be none now.
+    fn begin(&mut self, direction: Transfer) -> bool;
+
+    /// Saves the next bytes at the start of `data`, which is not empty;
+    /// returns how many, 0 if nothing is left. `None`: the transfer has
+    /// failed.
+    fn save(&mut self, data: &mut [u8]) -> Option<usize>;
+
+    /// Loads the next bytes; `false` if they are wrong, and nothing more is
+    /// loaded then.
+    fn load(&mut self, data: &[u8]) -> bool;
+
+    /// Everything has been loaded; `false` if something was missing.
+    fn loaded(&mut self) -> bool;
+}
 
 /// A vhost-user device, as [`serve`](crate::serve) drives it.
 ///
@@ -52,7 +77,8 @@ pub trait Backend {
     /// The features of the device type that the backend offers.
     ///
     /// The server adds those of rings and of the protocol: VERSION_1,
-    /// RING_INDIRECT_DESC, RING_EVENT_IDX, PROTOCOL_FEATURES and LOG_ALL.
+    /// RING_INDIRECT_DESC, RING_EVENT_IDX, RING_PACKED, PROTOCOL_FEATURES and
+    /// LOG_ALL.
     /// ACCESS_PLATFORM is the backend's to offer: the server then translates
     /// addresses as the IOMMU of the frontend's guest does, and asks the
     /// frontend for what it does not know.
@@ -83,6 +109,31 @@ pub trait Backend {
     /// Asked after each turn; the frontend is told.
     fn take_config_change(&mut self) -> bool {
         false
+    }
+
+    /// What the backend offers of the protocol features that are for some
+    /// types of device only: `RARP`, for [`send_rarp`](Self::send_rarp), and
+    /// `MTU`, for [`set_mtu`](Self::set_mtu). Others are the server's affair.
+    fn protocol_features(&self) -> ProtocolFeatures {
+        ProtocolFeatures::empty()
+    }
+
+    /// Makes the network know, by a broadcast, that the guest with this MAC
+    /// address is here now; `false` if that cannot be done.
+    fn send_rarp(&mut self, _mac: [u8; 6]) -> bool {
+        false
+    }
+
+    /// The MTU of the network, as the frontend knows it; `false` if it is out
+    /// of the question.
+    fn set_mtu(&mut self, _mtu: u64) -> bool {
+        false
+    }
+
+    /// The state that has to be migrated, if the device has any. It is
+    /// offered to the frontend where the vhost-guest device carries it.
+    fn state(&mut self) -> Option<&mut dyn State> {
+        None
     }
 
     /// Back to the state before a frontend came: it left, or reset the

@@ -35,30 +35,49 @@ const FEATURES: u64 = F_BIG_ENDIAN | F_RING_EVENT_IDX | F_VERSION_1 | F_ACCESS_P
 const RESET_WAITS: u32 = 5000;
 const RESET_WAIT: Duration = Duration::from_millis(1);
 
-/// Virtqueues for messages (vhost-guest specification, virtqueues).
-const QUEUES: [Direction; 4] = [
+/// Virtqueues (vhost-guest specification, virtqueues): those for messages,
+/// then those for device state, which a device need not have.
+const QUEUES: [Direction; 6] = [
     Direction::DeviceWritable,
     Direction::DeviceReadable,
     Direction::DeviceWritable,
     Direction::DeviceReadable,
+    Direction::DeviceReadable,
+    Direction::DeviceWritable,
 ];
+const MESSAGE_QUEUES: usize = 4;
 
-/// A message queue towards the driver.
+const REQUESTS: usize = 0;
+const REPLIES: usize = 1;
+const BACKEND_REPLIES: usize = 2;
+const BACKEND_REQUESTS: usize = 3;
+const SAVE: usize = 4;
+const LOAD: usize = 5;
+
+/// A queue towards the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Inbound {
     /// Queue 0: requests of the frontend.
     Requests,
     /// Queue 2: the frontend's replies to requests of the backend.
     Replies,
+    /// Queue 5: device state that the backend loads, in pieces; an empty one
+    /// is the end. Only if [`Device::state_piece`] is not 0.
+    State,
 }
 
-/// A message queue towards the frontend.
+/// A queue towards the frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outbound {
     /// Queue 1: the backend's replies to requests of the frontend.
     Replies,
     /// Queue 3: requests of the backend.
     Requests,
+    /// Queue 4: device state that the backend saves, in pieces; an empty one
+    /// is the end. Only if [`Device::state_piece`] is not 0.
+    State,
 }
 
 /// A vhost-guest device, initialised and ready to be given a backend.
@@ -71,12 +90,13 @@ pub struct Device<T: Transport> {
     transport: T,
     capabilities: Capabilities,
     window: Window,
-    queues: [Virtqueue; 4],
-    notifications: [u16; 4],
+    queues: Vec<Virtqueue>,
+    notifications: Vec<u16>,
     vectors: Vectors,
     features: u64,
     max_queues: u16,
     max_message_size: usize,
+    state_piece: usize,
 }
 
 impl<T: Transport> Device<T> {
@@ -93,30 +113,38 @@ impl<T: Transport> Device<T> {
             .window(shared.bar, shared.offset, shared.len)
             .filter(|window| window.len() == shared.len)
             .ok_or(Error::NoWindow)?;
+        let common = Common {
+            transport: &transport,
+            location: capabilities.common,
+        };
+        let count = match usize::from(common.num_queues()) < QUEUES.len() {
+            true => MESSAGE_QUEUES,
+            false => QUEUES.len(),
+        };
         let dma = transport
-            .allocate_dma(QUEUE_LEN * QUEUES.len())
+            .allocate_dma(QUEUE_LEN * count)
             .filter(|dma| dma.address.checked_add(dma.memory.len()).is_some())
             .ok_or(Error::NoDmaMemory)?;
-        let queue = |index: u16, direction| -> Result<_, Error> {
+        let mut queues = Vec::new();
+        for (index, direction) in (0..).zip(QUEUES).take(count) {
             let offset = u64::from(index) * QUEUE_LEN as u64;
             let part = DmaMemory {
                 memory: dma.memory.slice(offset, QUEUE_LEN as u64)?,
                 address: dma.address + offset,
             };
-            Ok(Virtqueue::new(index, direction, part))
-        };
-        let [a, b, c, d] = QUEUES;
-        let queues = [queue(0, a)?, queue(1, b)?, queue(2, c)?, queue(3, d)?];
+            queues.push(Virtqueue::new(index, direction, part));
+        }
         let mut this = Self {
             transport,
             capabilities,
             window,
+            notifications: queues.iter().map(|_| 0).collect(),
             queues,
-            notifications: [0; 4],
             vectors: Vectors::default(),
             features: 0,
             max_queues: 0,
             max_message_size: 0,
+            state_piece: 0,
         };
         this.reset()?;
         Ok(this)
@@ -237,11 +265,15 @@ impl<T: Transport> Device<T> {
     /// Its length is that of the message, header included; nothing about
     /// its contents has been checked.
     pub fn receive(&mut self, queue: Inbound, message: &mut Vec<u8>) -> Result<bool, Error> {
-        let [requests, _, replies, _] = &mut self.queues;
-        let received = match queue {
-            Inbound::Requests => requests.receive(message),
-            Inbound::Replies => replies.receive(message),
-        }?;
+        let index = match queue {
+            Inbound::Requests => REQUESTS,
+            Inbound::Replies => BACKEND_REPLIES,
+            Inbound::State => LOAD,
+        };
+        let Some(queue) = self.queues.get_mut(index) else {
+            return Ok(false);
+        };
+        let received = queue.receive(message)?;
         if received {
             self.notify_queues()?;
         }
@@ -251,14 +283,18 @@ impl<T: Transport> Device<T> {
     /// Puts a message into `queue`; `false` if there is no room now, and an
     /// interrupt will tell when there is.
     pub fn send(&mut self, queue: Outbound, message: &[u8]) -> Result<bool, Error> {
-        if message.len() > self.max_message_size {
+        let (index, most) = match queue {
+            Outbound::Replies => (REPLIES, self.max_message_size),
+            Outbound::Requests => (BACKEND_REQUESTS, self.max_message_size),
+            Outbound::State => (SAVE, self.state_piece),
+        };
+        if message.len() > most {
             return Err(Error::MessageTooLarge(message.len()));
         }
-        let [_, replies, _, requests] = &mut self.queues;
-        let sent = match queue {
-            Outbound::Replies => replies.send(message),
-            Outbound::Requests => requests.send(message),
-        }?;
+        let Some(queue) = self.queues.get_mut(index) else {
+            return Ok(false);
+        };
+        let sent = queue.send(message)?;
         if sent {
             self.notify_queues()?;
         }
@@ -297,6 +333,12 @@ impl<T: Transport> Device<T> {
     /// guest appears. User addresses in messages are offsets in it.
     pub fn window(&self) -> &Window {
         &self.window
+    }
+
+    /// The most bytes in a piece of device state; 0 if the device carries
+    /// none.
+    pub fn state_piece(&self) -> usize {
+        self.state_piece
     }
 
     /// How many vrings the device carries.

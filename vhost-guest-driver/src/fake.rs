@@ -114,6 +114,17 @@ impl Fake {
         Self::with_window(max_vhost_queues, Window::allocate(WINDOW_LEN).unwrap())
     }
 
+    /// A device with queues for device state, in pieces of up to `piece`.
+    pub fn with_state(max_vhost_queues: u16, piece: u32) -> Arc<Self> {
+        let this = Self::new(max_vhost_queues);
+        let mut state = this.state();
+        let queue = state.queues[0].clone();
+        state.queues.extend([queue.clone(), queue]);
+        state.device[8..12].copy_from_slice(&piece.to_le_bytes());
+        drop(state);
+        this
+    }
+
     pub fn with_window(max_vhost_queues: u16, window: Window) -> Arc<Self> {
         let mut device = [0; 36];
         device[..4].copy_from_slice(&u32::from(max_vhost_queues).to_le_bytes());

@@ -69,7 +69,7 @@ mod vectors;
 mod vring;
 mod window;
 
-pub use backend::Backend;
+pub use backend::{Backend, State};
 pub use device::{Device, Events, Inbound, Outbound, Status};
 pub use error::Error;
 pub use memory::Memory;

@@ -6,6 +6,7 @@
 
 mod requests;
 mod session;
+mod state;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -201,7 +202,9 @@ impl<T: Transport, B: Backend> Server<T, B> {
             }
         };
         self.ask_translations()?;
-        let busy = busy_rings || busy_messages;
+        let transfer = &mut self.session.transfer;
+        let busy_state = transfer.step(&mut self.device, &mut self.backend)?;
+        let busy = busy_rings || busy_messages || busy_state;
         Ok(if busy { Turn::Busy } else { Turn::Idle })
     }
 
@@ -288,6 +291,8 @@ impl<T: Transport, B: Backend> Server<T, B> {
                 return Ok(Ok(busy));
             }
             busy = true;
+            let transfer = &mut self.session.transfer;
+            transfer.catch_up(&mut self.device, &mut self.backend)?;
             self.statistics.messages += 1;
             self.statistics.frontends += u64::from(self.session.is_fresh());
             let endian = self.device.endian();

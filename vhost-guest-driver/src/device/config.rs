@@ -9,11 +9,12 @@
 //! |---|---|---|
 //! | 0 | le32 | max_vhost_queues |
 //! | 4 | le32 | max_message_size |
+//! | 8 | le32 | max_migration_message_size |
 //! | 16 | u8\[16\] | uuid |
 //! | 32 | le16 | vhost_user_device_type |
 //! | 34 | le16 | status |
 
-use super::Device;
+use super::{Device, MESSAGE_QUEUES};
 use crate::common;
 use crate::error::Error;
 use crate::queue::BUFFER_LEN;
@@ -21,6 +22,7 @@ use crate::transport::Transport;
 
 const MAX_VHOST_QUEUES: u64 = 0;
 const MAX_MESSAGE_SIZE: u64 = 4;
+const MAX_MIGRATION_MESSAGE_SIZE: u64 = 8;
 const UUID: u64 = 16;
 const DEVICE_TYPE: u64 = 32;
 const STATUS: u64 = 34;
@@ -66,6 +68,11 @@ impl<T: Transport> Device<T> {
         }
         self.max_queues = max_queues as u16;
         self.max_message_size = max_message_size.min(BUFFER_LEN) as usize;
+        let state_piece = u32::from_le_bytes(self.config(MAX_MIGRATION_MESSAGE_SIZE));
+        self.state_piece = match self.queues.len() > MESSAGE_QUEUES {
+            true => state_piece.min(BUFFER_LEN) as usize,
+            false => 0,
+        };
         // The last doorbell is that of the log.
         if !self.capabilities.doorbells.has(2 * self.max_queues) {
             return Err(Error::BadCapability("doorbells"));

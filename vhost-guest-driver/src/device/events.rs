@@ -13,11 +13,10 @@ use crate::common::NO_VECTOR;
 use crate::transport::{InterruptMode, Transport};
 use crate::vectors::{VectorSet, MAX_VECTORS};
 
-/// Vectors of the configuration change and of the message queues; those of
-/// the kicks come behind.
+/// Vectors of the configuration change and of the queues; those of the kicks
+/// come behind.
 const CONFIG_VECTOR: u16 = 0;
 const QUEUE_VECTORS: u16 = 1;
-const KICK_VECTORS: u16 = 5;
 
 /// How many waits pass between two looks at the status of a device that does
 /// not interrupt. Queues and vrings are memory; but the status is a register,
@@ -70,7 +69,7 @@ impl Vectors {
 pub struct Events {
     /// The status may have changed.
     pub config: bool,
-    /// There may be messages, or room for some.
+    /// There may be messages or device state, or room for some.
     pub messages: bool,
     raised: VectorSet,
     all: bool,
@@ -99,14 +98,20 @@ impl Events {
 }
 
 impl<T: Transport> Device<T> {
+    fn queue_count(&self) -> u16 {
+        // Six at most.
+        self.queues.len() as u16
+    }
+
     /// Maps the events of the device to vectors.
     ///
     /// Too few vectors are shared; a vector that the device does not take
     /// means polling. Neither is an error.
     pub(super) fn set_up_vectors(&mut self) {
         let kicks = self.max_queues;
+        let kick_vectors = QUEUE_VECTORS + self.queue_count();
         let table = self.capabilities.msix.map_or(0, |msix| msix.vectors());
-        let wanted = (KICK_VECTORS + kicks).min(table).min(MAX_VECTORS);
+        let wanted = (kick_vectors + kicks).min(table).min(MAX_VECTORS);
         let mode = match wanted {
             0 => InterruptMode::Polling,
             wanted => self.transport.interrupts(wanted),
@@ -132,7 +137,7 @@ impl<T: Transport> Device<T> {
         let config = vectors.vector(CONFIG_VECTOR);
         vectors.polling |= !self.common().set_config_vector(config);
         for kick in 0..kicks {
-            let vector = vectors.vector(KICK_VECTORS + kick);
+            let vector = vectors.vector(kick_vectors + kick);
             vectors.polling |= !self.set_kick_vector(kick, vector);
             vectors.kicks.push(vector);
         }
@@ -165,7 +170,8 @@ impl<T: Transport> Device<T> {
         let raised = self.transport.wait(timeout);
         Events {
             config: raised.contains(self.vectors.vector(CONFIG_VECTOR)),
-            messages: (0..4).any(|queue| raised.contains(self.vectors.queue(queue))),
+            messages: (0..self.queue_count())
+                .any(|queue| raised.contains(self.vectors.queue(queue))),
             raised,
             all: false,
         }

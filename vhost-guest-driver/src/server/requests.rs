@@ -8,8 +8,8 @@
 use alloc::vec::Vec;
 
 use vhost_guest_msg::{
-    Config, FrontendRequest, Inflight, Iotlb, LogBase, LogReply, MemTable, ProtocolFeatures,
-    Region, Reply, VirtioFeatures, VringAddr, VringBase,
+    Config, DeviceStateReply, FrontendRequest, Inflight, Iotlb, LogBase, LogReply, MemTable,
+    ProtocolFeatures, Region, Reply, Transfer, VirtioFeatures, VringAddr, VringBase,
 };
 
 use super::session::Session;
@@ -27,6 +27,7 @@ const FEATURES: VirtioFeatures = VirtioFeatures::VERSION_1
     .union(VirtioFeatures::RING_EVENT_IDX)
     .union(VirtioFeatures::RING_PACKED);
 
+/// What the server does for every backend.
 const PROTOCOL_FEATURES: ProtocolFeatures = ProtocolFeatures::MQ
     .union(ProtocolFeatures::LOG_SHMFD)
     .union(ProtocolFeatures::REPLY_ACK)
@@ -35,7 +36,15 @@ const PROTOCOL_FEATURES: ProtocolFeatures = ProtocolFeatures::MQ
     .union(ProtocolFeatures::INFLIGHT_SHMFD)
     .union(ProtocolFeatures::RESET_DEVICE)
     .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
-    .union(ProtocolFeatures::STATUS);
+    .union(ProtocolFeatures::STATUS)
+    .union(SUSPENDING);
+
+/// A vring that stops may leave requests in flight, in the record of them.
+const SUSPENDING: ProtocolFeatures =
+    ProtocolFeatures::GET_VRING_BASE_INFLIGHT.union(ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN);
+
+/// What is up to the backend.
+const BACKEND_FEATURES: ProtocolFeatures = ProtocolFeatures::RARP.union(ProtocolFeatures::MTU);
 
 /// Why a request is not complied with.
 type Reason = &'static str;
@@ -70,14 +79,10 @@ impl Session {
             }
             R::SetFeatures(features) => self.set_features(features, backend)?,
             R::GetProtocolFeatures => {
-                return Ok(Some(Reply::ProtocolFeatures(PROTOCOL_FEATURES)));
+                let offered = self.offered(backend);
+                return Ok(Some(Reply::ProtocolFeatures(offered)));
             }
-            R::SetProtocolFeatures(features) => {
-                if !PROTOCOL_FEATURES.contains(features) {
-                    return Err(NOT_OFFERED);
-                }
-                self.context.protocol_features = features;
-            }
+            R::SetProtocolFeatures(features) => self.set_protocol_features(features, backend)?,
             // Deprecated: to be ignored, says vhost-user.
             R::SetOwner | R::ResetOwner => {}
             R::GetQueueNum => return Ok(Some(Reply::U64(self.queues().into()))),
@@ -111,6 +116,16 @@ impl Session {
                 }
             }
             R::GetStatus => return Ok(Some(Reply::U64(self.status))),
+            R::SendRarp(rarp) => refuse_unless(backend.send_rarp(rarp.mac))?,
+            R::NetSetMtu(mtu) => refuse_unless(backend.set_mtu(mtu))?,
+            R::SetDeviceStateFd(transfer) => {
+                let reply = self.set_device_state(transfer.direction, backend);
+                return Ok(Some(Reply::DeviceState(reply)));
+            }
+            R::CheckDeviceState => {
+                let failed = !self.transfer.is_complete();
+                return Ok(Some(Reply::U64(failed.into())));
+            }
             request => return self.carry_out_vring(request),
         }
         Ok(None)
@@ -131,7 +146,9 @@ impl Session {
                     return Err("no index of a split vring, or the vring runs");
                 }
             }
-            R::GetVringBase(select) => {
+            // Nothing is in flight but what an earlier backend left, and this
+            // one has not got to: there is nothing to drain.
+            R::GetVringBase(select) | R::GetVringBaseSkipDrain(select) => {
                 let base = self.vring(select.index)?.stop();
                 let index = select.index;
                 return Ok(Some(Reply::VringBase(VringBase { index, base })));
@@ -161,6 +178,47 @@ impl Session {
             _ => return Err("not supported"),
         }
         Ok(None)
+    }
+
+    fn offered(&self, backend: &mut impl Backend) -> ProtocolFeatures {
+        let own = backend.protocol_features().intersection(BACKEND_FEATURES);
+        let mut offered = PROTOCOL_FEATURES.union(own);
+        let state = self.carries_state && backend.state().is_some();
+        offered.set(ProtocolFeatures::DEVICE_STATE, state);
+        offered
+    }
+
+    fn set_protocol_features(
+        &mut self,
+        features: ProtocolFeatures,
+        backend: &mut impl Backend,
+    ) -> Result<(), Reason> {
+        if !self.offered(backend).contains(features) {
+            return Err(NOT_OFFERED);
+        }
+        // Each of them needs the one before.
+        let needs = [
+            ProtocolFeatures::INFLIGHT_SHMFD,
+            ProtocolFeatures::GET_VRING_BASE_INFLIGHT,
+            ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN,
+        ];
+        if !needs.map(|needed| !features.contains(needed)).is_sorted() {
+            return Err("a feature without the one that it needs");
+        }
+        self.context.protocol_features = features;
+        Ok(())
+    }
+
+    /// The device must be suspended: no vring runs.
+    fn set_device_state(
+        &mut self,
+        direction: Transfer,
+        backend: &mut impl Backend,
+    ) -> DeviceStateReply {
+        let suspended = !self.vrings.iter().any(Vring::is_started);
+        let state = backend.state().filter(|_| suspended);
+        let refused = !self.transfer.begin(direction, state);
+        DeviceStateReply(refused.into()).without_fd()
     }
 
     fn set_features(
@@ -283,9 +341,14 @@ impl Session {
         for vring in &mut self.vrings {
             vring.reset();
         }
+        self.transfer.spoil();
         backend.reset();
         backend.set_features(self.context.features);
     }
+}
+
+fn refuse_unless(done: bool) -> Result<(), Reason> {
+    done.then_some(()).ok_or("the backend cannot do it")
 }
 
 fn read_config(config: &Config, backend: &impl Backend) -> Reply {

@@ -12,6 +12,7 @@ use vhost_guest_msg::{
     Limits, MessageError, ProtocolFeatures, Reply, ReplyExpectation, ReplyShape,
 };
 
+use super::state::StateTransfer;
 use super::Statistics;
 use crate::backend::Backend;
 use crate::device::Device;
@@ -56,6 +57,9 @@ pub(super) struct Session {
     /// SET_LOG_FD came.
     pub log_signal: bool,
     pub config_changed: bool,
+    /// The device carries device state.
+    pub carries_state: bool,
+    pub transfer: StateTransfer,
     fresh: bool,
 }
 
@@ -80,6 +84,8 @@ impl Session {
             backend_channel: false,
             log_signal: false,
             config_changed: false,
+            carries_state: device.state_piece() > 0,
+            transfer: StateTransfer::default(),
             fresh: true,
         }
     }

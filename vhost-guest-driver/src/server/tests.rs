@@ -9,7 +9,9 @@ mod iotlb;
 mod lifecycle;
 mod messages;
 mod migration;
+mod network;
 mod rings;
+mod state;
 
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use vhost_guest_msg::{
 };
 
 use super::*;
+use crate::backend::State;
 use crate::fake::{Fake, FakeTransport};
 use crate::fake_ring::{GuestRing, GPA, LEN, USER};
 use crate::vring::Ring;
@@ -35,6 +38,18 @@ struct Echo {
     salt: u8,
     /// It is behind an IOMMU.
     translated: bool,
+    /// It is on a network: what it was told of it.
+    network: Option<Vec<Told>>,
+    state: Option<state::Notebook>,
+    /// More than 64.
+    vrings: u16,
+}
+
+/// What a device on a network is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Rarp([u8; 6]),
+    Mtu(u64),
 }
 
 const F_OWN: VirtioFeatures = VirtioFeatures::from_bits_retain(1 << 3);
@@ -55,7 +70,29 @@ impl Backend for Echo {
     }
 
     fn queues(&self) -> u16 {
-        64
+        self.vrings.max(64)
+    }
+
+    fn protocol_features(&self) -> ProtocolFeatures {
+        match self.network {
+            // The last is not a backend's to offer.
+            Some(_) => ProtocolFeatures::RARP | ProtocolFeatures::MTU | ProtocolFeatures::PAGEFAULT,
+            None => ProtocolFeatures::empty(),
+        }
+    }
+
+    fn send_rarp(&mut self, mac: [u8; 6]) -> bool {
+        let told = self.network.as_mut();
+        told.map(|told| told.push(Told::Rarp(mac))).is_some()
+    }
+
+    fn set_mtu(&mut self, mtu: u64) -> bool {
+        let told = self.network.as_mut().filter(|_| mtu < 9000);
+        told.map(|told| told.push(Told::Mtu(mtu))).is_some()
+    }
+
+    fn state(&mut self) -> Option<&mut dyn State> {
+        self.state.as_mut().map(|state| state as &mut dyn State)
     }
 
     fn config_read(&self, offset: u32, data: &mut [u8]) -> bool {
@@ -132,8 +169,12 @@ impl Setup {
     }
 
     fn negotiate(&mut self) {
+        self.negotiate_with(ProtocolFeatures::empty());
+    }
+
+    fn negotiate_with(&mut self, more: ProtocolFeatures) {
         self.send(&Request::SetProtocolFeatures(
-            ProtocolFeatures::REPLY_ACK
+            more | ProtocolFeatures::REPLY_ACK
                 | ProtocolFeatures::LOG_SHMFD
                 | ProtocolFeatures::INFLIGHT_SHMFD
                 | ProtocolFeatures::MQ

@@ -101,6 +101,44 @@ fn loses_and_repeats_nothing_when_the_server_crashes() {
     }
 }
 
+#[test]
+fn records_of_packed_vrings_are_longer() {
+    let mut setup = Setup::new();
+    setup.negotiate();
+    let features = VirtioFeatures::VERSION_1 | VirtioFeatures::PROTOCOL_FEATURES;
+    setup.send(&Request::SetFeatures(
+        features | VirtioFeatures::RING_PACKED,
+    ));
+    let wanted = Inflight::new(0, 0, 2, 256).unwrap();
+    let body = setup.ask(&Request::GetInflightFd(wanted));
+    assert_eq!(body[..8], (2 * 8256u64).to_le_bytes());
+    // One for split vrings is too short.
+    let short = Inflight::new(0x300, RECORD, 4, 8).unwrap();
+    assert!(!setup.acked(&set(short)));
+    let long = Inflight::new(4 * 320, RECORD, 4, 8).unwrap();
+    assert!(setup.acked(&set(long)));
+}
+
+#[test]
+fn stops_without_a_drain_where_it_stands() {
+    let (mut setup, ring) = crashed_with_two();
+    for message in [
+        Request::SetVringNum(VringNum::new(0, 8).unwrap()),
+        Request::SetVringAddr(ring.address(0)),
+        kick(0),
+    ] {
+        assert!(setup.acked(&message));
+    }
+    let suspending = ProtocolFeatures::GET_VRING_BASE_INFLIGHT;
+    setup.negotiate_with(suspending | ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN);
+    let body = setup.ask(&Request::GetVringBaseSkipDrain(VringSelect { index: 0 }));
+    assert_eq!(body, [0; 8], "nothing was done");
+    // What is in the record stays there.
+    assert_eq!(ring.window.load_le::<u8>(RECORD + 16), Ok(1));
+    setup.restart_ring(0, &ring, 0);
+    assert_eq!((used_idx(&ring), setup.stop_ring(0)), (2, 2));
+}
+
 /// A backend that crashed when it had taken two requests and completed none.
 fn crashed_with_two() -> (Setup, GuestRing) {
     let (mut setup, mut ring) = recording();

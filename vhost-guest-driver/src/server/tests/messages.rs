@@ -13,7 +13,7 @@ fn answers_the_questions_of_a_frontend() {
         features,
         1 << 3 | 1 << 26 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 32 | 1 << 34
     );
-    let bits = [0, 1, 3, 5, 9, 12, 13, 15, 16];
+    let bits = [0, 1, 3, 5, 9, 12, 13, 15, 16, 20, 23];
     let expected = bits.iter().fold(0, |mask, bit| mask | 1 << bit);
     assert_eq!(setup.ask_u64(&Request::GetProtocolFeatures), expected);
     setup.negotiate();
