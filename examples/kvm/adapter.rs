@@ -325,15 +325,6 @@ impl Window {
         }
         Ok(())
     }
-
-    fn hide_all(&self, contents: &mut Contents) -> io::Result<()> {
-        contents.guest_address = None;
-        let mut outcome = Ok(());
-        for (offset, region) in &mut contents.regions {
-            outcome = outcome.and(self.show(*offset, region, None));
-        }
-        outcome
-    }
 }
 
 impl SharedMemoryMapper for Window {
@@ -367,14 +358,13 @@ impl SharedMemoryMapper for Window {
 
     fn place(&self, guest_address: Option<u64>) -> io::Result<()> {
         let mut contents = lock(&self.contents);
-        self.hide_all(&mut contents)?;
-        for (offset, region) in &mut contents.regions {
-            if let Err(error) = self.show(*offset, region, guest_address) {
-                return self.hide_all(&mut contents).and(Err(error));
-            }
-        }
         contents.guest_address = guest_address;
-        Ok(())
+        let mut outcome = Ok(());
+        for (offset, region) in &mut contents.regions {
+            // Each has its turn, whatever becomes of those before.
+            outcome = outcome.and(self.show(*offset, region, guest_address));
+        }
+        outcome
     }
 
     fn fds_to_keep(&self) -> Vec<RawFd> {
@@ -384,7 +374,7 @@ impl SharedMemoryMapper for Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        if self.hide_all(&mut lock(&self.contents)).is_err() {
+        if self.place(None).is_err() {
             // Slots must not outlive what they point to: leave that alone.
             self.reservation.length = 0;
         }

@@ -65,13 +65,18 @@ pub trait SharedMemoryMapper: Send + Sync {
     /// Places the window at a guest physical address, or takes it out of the
     /// guest's address space (`None`) when the function decodes no memory.
     ///
-    /// Mapped ranges stay mapped and move with it. On `Ok` the guest can reach
-    /// them at the new place and nowhere else. Called rarely: when firmware or
-    /// the guest's kernel assigns BARs.
+    /// Mapped ranges stay mapped and move with it. On `Ok` the guest, and any
+    /// device of its, can reach them at the new place and nowhere else. Called
+    /// rarely: when firmware or the guest's kernel assigns BARs.
     ///
     /// # Errors
     ///
-    /// On an error the window is nowhere (as for `None`).
+    /// `Some`: the window could not be placed. Where it was, or half-way, does
+    /// not matter: the device places it nowhere before it goes on, and works
+    /// without it until the guest moves it again.
+    ///
+    /// `None`: the guest may still reach what is mapped. The device then
+    /// reports itself dead. All that can be taken from the guest is.
     fn place(&self, guest_address: Option<u64>) -> io::Result<()>;
 
     /// Descriptors of this object that a process jail must not close.

@@ -22,6 +22,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -91,8 +92,8 @@ pub struct Mapping {
 #[derive(Debug, Default)]
 struct State {
     calls: Vec<Call>,
-    /// Calls still to succeed before one fails, and how it fails.
-    failure: Option<(usize, io::ErrorKind)>,
+    /// Which of the next calls fail, and how.
+    failure: Option<(Range<usize>, io::ErrorKind)>,
     next_source: u32,
     sources: BTreeMap<SourceId, Option<(OwnedFd, MsiMessage)>>,
     doorbells: BTreeMap<u64, OwnedFd>,
@@ -101,20 +102,20 @@ struct State {
 }
 
 impl State {
-    /// Counts a fallible call; the n-th one fails if so ordered.
+    /// Counts a fallible call; some fail if so ordered.
     fn step(&mut self) -> io::Result<()> {
-        match &mut self.failure {
-            Some((0, kind)) => {
-                let error = io::Error::from(*kind);
-                self.failure = None;
-                Err(error)
-            }
-            Some((left, _)) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
+        let Some((calls, kind)) = &mut self.failure else {
+            return Ok(());
+        };
+        let outcome = match calls.start {
+            0 => Err((*kind).into()),
+            _ => Ok(()),
+        };
+        *calls = calls.start.saturating_sub(1)..calls.end.saturating_sub(1);
+        if calls.end == 0 {
+            self.failure = None;
         }
+        outcome
     }
 }
 
@@ -140,7 +141,13 @@ impl TestVmm {
 
     /// Makes the n-th fallible call from now on fail (0 is the next one), once.
     pub fn fail_nth(&self, n: usize, kind: io::ErrorKind) {
-        self.state().failure = Some((n, kind));
+        self.fail_calls(n..n + 1, kind);
+    }
+
+    /// Makes several fallible calls fail, of those from now on (0 is the next
+    /// one).
+    pub fn fail_calls(&self, calls: Range<usize>, kind: io::ErrorKind) {
+        self.state().failure = Some((calls, kind));
     }
 
     /// Takes back a [`fail_nth`](Self::fail_nth) that has not come true.
@@ -379,7 +386,7 @@ impl SharedMemoryMapper for TestVmm {
 
     fn place(&self, guest_address: Option<u64>) -> io::Result<()> {
         let mut state = self.state();
-        state.placed = None;
+        // A failure leaves it where it was: the worst that may happen.
         state.step()?;
         state.placed = guest_address;
         state.calls.push(Call::Place { guest_address });
@@ -443,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn fails_at_the_nth_call_once_and_changes_nothing_then() {
+    fn fails_at_the_calls_it_is_told_and_changes_nothing_then() {
         let (vmm, file) = (TestVmm::new(), file());
         vmm.fail_nth(1, io::ErrorKind::OutOfMemory);
         vmm.map(0, file.as_fd(), 0, 4096).unwrap();
@@ -455,6 +462,9 @@ mod tests {
         assert!(vmm.clear_failure() && !vmm.clear_failure());
         vmm.unmap(0, 4096).unwrap();
         assert_eq!(vmm.mappings(), [(4096, 0, 4096)]);
+        vmm.fail_calls(1..3, io::ErrorKind::Other);
+        let outcomes = [(); 4].map(|()| vmm.create_source().is_ok());
+        assert_eq!(outcomes, [true, false, false, true]);
     }
 
     #[test]
@@ -492,11 +502,13 @@ mod tests {
     }
 
     #[test]
-    fn forgets_the_place_when_placing_fails() {
+    fn leaves_the_window_where_it_was_when_placing_fails() {
         let vmm = TestVmm::new();
         vmm.place(Some(0x1000)).unwrap();
-        vmm.fail_nth(0, io::ErrorKind::Other);
-        assert!(vmm.place(Some(0x2000)).is_err());
-        assert_eq!(vmm.placed(), None);
+        for guest_address in [Some(0x2000), None] {
+            vmm.fail_nth(0, io::ErrorKind::Other);
+            assert!(vmm.place(guest_address).is_err());
+            assert_eq!(vmm.placed(), Some(0x1000));
+        }
     }
 }

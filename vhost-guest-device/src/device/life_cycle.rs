@@ -102,9 +102,28 @@ impl<M: GuestAddressSpace> Device<M> {
             }
         }
         if bar == WINDOW_BAR {
-            self.window.place(self.registers.bar_address(bar))?;
+            self.place_window(self.registers.bar_address(bar))?;
         }
         Ok(())
+    }
+
+    /// Places the window, or takes it out of the guest's address space.
+    ///
+    /// # Errors
+    ///
+    /// It is nowhere, or the device is dead.
+    fn place_window(&mut self, address: Option<u64>) -> io::Result<()> {
+        let Err(error) = self.window.place(address) else {
+            return Ok(());
+        };
+        let hidden = match address {
+            Some(_) => self.window.place(None),
+            None => Err(error.kind().into()),
+        };
+        if let Err(stuck) = hidden {
+            self.die(io::Error::other(format!("the window is stuck: {stuck}")));
+        }
+        Err(error)
     }
 
     /// A vCPU found memory missing. Returns whether it was a frontend's, which

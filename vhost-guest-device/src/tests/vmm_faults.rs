@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use vhost_guest_vmm_traits::test_utils::Call;
 
-use super::rig::{event, memory_file, message, words, Frontend, Rig, BARS};
+use super::rig::{self, event, memory_file, message, words, Frontend, Rig, BARS};
 use super::session::{answer_all, assert_recovers, exchange, introduce};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
 use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE, NOTIFY};
@@ -193,5 +193,54 @@ fn every_call_may_fail_for_lack_of_memory_or_by_the_peers_fault() {
         // Not each with each: the n-th call fails in one of three ways.
         let offset = kind as usize % 3;
         let _ = (0..).map(|n| 3 * n + offset).find(|n| !survives(*n, kind));
+    }
+}
+
+/// A frontend whose memory the guest can reach at the window's place.
+fn placed() -> (Rig, Frontend) {
+    let (mut rig, mut frontend) = rig::connected();
+    rig.vmm_fails = true;
+    let table = message(5, PLAIN, &words(&[1, 0, SIZE, USER, 0]));
+    exchange(&mut rig, &mut frontend, &table, &[memory_file(SIZE).into()]);
+    assert_eq!(rig.vmm.mappings().len(), 1);
+    assert_eq!(rig.vmm.placed(), Some(BARS[2].1));
+    (rig, frontend)
+}
+
+/// Moves the window: the upper half of its BAR.
+fn move_window(rig: &mut Rig, to: u64) {
+    rig.config_write(0x24, &((to >> 32) as u32).to_le_bytes());
+}
+
+#[test]
+fn works_without_a_window_that_cannot_be_placed() {
+    let (mut rig, mut frontend) = placed();
+    rig.vmm.fail_nth(0, ErrorKind::OutOfMemory);
+    move_window(&mut rig, 2 << 40);
+    assert_eq!(rig.vmm.placed(), None, "the guest can reach it somewhere");
+    assert!(!rig.needs_reset());
+    // Messages are carried, memory among them.
+    let ask = message(1, PLAIN, &[]);
+    frontend.send(&ask, &[]);
+    assert_eq!(rig.receive(0), Some(ask));
+    let table = message(5, PLAIN, &words(&[1, 0, SIZE, USER, 0]));
+    exchange(&mut rig, &mut frontend, &table, &[memory_file(SIZE).into()]);
+    assert!(!rig.needs_reset());
+    move_window(&mut rig, 3 << 40);
+    assert_eq!(rig.vmm.placed(), Some(3 << 40));
+    assert!(!rig.vmm.calls().contains(&Call::Dead));
+}
+
+#[test]
+fn is_dead_when_the_window_does_not_go_away() {
+    // At address 0 it is nowhere. Elsewhere it has to leave where it was, too.
+    for (address, failures) in [(0, 0..1), (2 << 40, 0..2)] {
+        let (mut rig, mut frontend) = placed();
+        rig.vmm.fail_calls(failures, ErrorKind::Other);
+        move_window(&mut rig, address);
+        assert_eq!(rig.vmm.placed(), Some(BARS[2].1));
+        assert!(rig.vmm.calls().contains(&Call::Dead), "{address:#x}");
+        assert_eq!(rig.vmm.mappings(), [], "{address:#x}");
+        assert!(frontend.is_disconnected());
     }
 }
