@@ -20,6 +20,7 @@
 mod life_cycle;
 mod limits;
 mod pause;
+mod reset;
 mod turn;
 
 use std::io;
@@ -76,6 +77,10 @@ pub(crate) struct Device<M> {
     notifier: Option<Arc<dyn DeviceNotifier>>,
     condition: Condition,
     paused: bool,
+    /// The VMM wants resets to be done by the worker.
+    resets_in_pieces: bool,
+    /// The window is not where the guest has put it, until a reset is done.
+    window_waits: bool,
 }
 
 /// What a frontend did that made its memory smaller after it shared it.
@@ -149,6 +154,8 @@ impl<M: GuestAddressSpace> Device<M> {
             notifier: services.notifier,
             condition: Condition::Alive,
             paused: false,
+            resets_in_pieces: options.asynchronous_reset,
+            window_waits: false,
         };
         device
             .poller

@@ -26,7 +26,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let mut moves = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Reset | Effect::FunctionReset => self.reset(),
+                Effect::Reset | Effect::FunctionReset => self.reset_requested(),
                 Effect::QueueEnabled(queue) => {
                     if let Err(fault) = self.open_queue(queue) {
                         self.fail(fault);
@@ -102,7 +102,9 @@ impl<M: GuestAddressSpace> Device<M> {
             }
         }
         if bar == WINDOW_BAR {
-            self.place_window(self.registers.bar_address(bar))?;
+            self.window_waits = self.registers.reset_pending();
+            let address = self.registers.bar_address(bar);
+            self.place_window(address.filter(|_| !self.window_waits))?;
         }
         Ok(())
     }
@@ -112,7 +114,7 @@ impl<M: GuestAddressSpace> Device<M> {
     /// # Errors
     ///
     /// It is nowhere, or the device is dead.
-    fn place_window(&mut self, address: Option<u64>) -> io::Result<()> {
+    pub(super) fn place_window(&mut self, address: Option<u64>) -> io::Result<()> {
         let Err(error) = self.window.place(address) else {
             return Ok(());
         };
@@ -179,13 +181,18 @@ impl<M: GuestAddressSpace> Device<M> {
     }
 
     /// Closes sockets, doorbells and kicks.
-    fn disconnect(&mut self) -> io::Result<()> {
+    pub(super) fn disconnect(&mut self) -> io::Result<()> {
+        self.drop_connection();
+        self.registers.detach_frontend().map_err(io::Error::other)
+    }
+
+    /// Closes sockets.
+    pub(super) fn drop_connection(&mut self) {
         self.close_channel();
         if let Some(connection) = self.connection.take() {
             self.poller
                 .unwatch(Token::Frontend, connection.socket.as_fd());
         }
-        self.registers.detach_frontend().map_err(io::Error::other)
     }
 
     /// Takes everything of the frontend's from the guest, whatever the guest
@@ -203,24 +210,15 @@ impl<M: GuestAddressSpace> Device<M> {
         }
     }
 
-    /// The VMM resets the function, with its bus or with the whole machine.
-    /// Returns the BARs that it has to take off its bus.
+    /// The VMM resets the function, with its bus or with the whole machine: at
+    /// once. Returns the BARs that it has to take off its bus.
     pub(crate) fn function_reset(&mut self) -> Vec<BarMove> {
         let effects = self.registers.function_reset();
-        self.apply(effects)
-    }
-
-    /// The driver (or the PCI function) resets the device. Legal in every
-    /// state; the listener survives.
-    fn reset(&mut self) {
-        let disconnected = self.disconnect();
-        let unmapped = self.memory.revoke().map_err(io::Error::other);
-        self.limit_orphaned_memory(false);
-        self.queues.clear();
-        let registers = self.registers.reset().map_err(io::Error::other);
-        if let Err(error) = disconnected.and(unmapped).and(registers) {
-            self.die(error);
+        let moves = self.apply(effects);
+        if self.registers.reset_pending() {
+            self.reset();
         }
+        moves
     }
 
     /// The environment failed so that a promise cannot be kept: no frontend is

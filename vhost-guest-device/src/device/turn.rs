@@ -28,10 +28,15 @@ impl<M: GuestAddressSpace> Device<M> {
             return drain(&self.wake);
         }
         self.statistics.turns += 1;
-        if let Err(fault) = self.try_turn(ready) {
-            self.fail(fault);
+        if self.registers.reset_pending() {
+            drain(&self.wake);
+            self.continue_reset();
+        } else {
+            if let Err(fault) = self.try_turn(ready) {
+                self.fail(fault);
+            }
+            self.check_limits(ready);
         }
-        self.check_limits(ready);
         if let Err(error) = self.update_interest() {
             self.die(error);
         }

@@ -79,6 +79,21 @@ impl<F: AsFd + Clone> IoEventFds<F> {
         Ok(())
     }
 
+    /// Takes at most so many eventfds away, and returns them.
+    pub(crate) fn clear_some(&mut self, most: usize) -> (Vec<F>, Result<(), ServiceError>) {
+        let connected = (0..self.slots.len()).filter(|index| self.get(*index).is_some());
+        let some: Vec<usize> = connected.take(most).collect();
+        let mut detached = Vec::new();
+        for index in some {
+            if let Err(error) = self.unregister(index) {
+                return (detached, Err(error));
+            }
+            let slot = self.slots.get_mut(index);
+            detached.extend(slot.and_then(|slot| slot.eventfd.take()));
+        }
+        (detached, Ok(()))
+    }
+
     /// Unregisters all that are registered, as far as that goes.
     fn unregister_all(&mut self) -> Result<(), ServiceError> {
         let mut outcome = Ok(());

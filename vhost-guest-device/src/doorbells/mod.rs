@@ -141,6 +141,19 @@ impl Doorbells {
         }
         outcome
     }
+
+    /// Disconnects at most so many doorbells. Tells whether there were any.
+    ///
+    /// # Errors
+    ///
+    /// A doorbell may still be live: the device is dead.
+    pub(crate) fn clear_some(&mut self, most: usize) -> Result<bool, ServiceError> {
+        let (detached, outcome) = self.bells.clear_some(most);
+        for eventfd in &detached {
+            self.signaller.forget(eventfd);
+        }
+        outcome.map(|()| !detached.is_empty())
+    }
 }
 
 impl Drop for Doorbells {

@@ -496,6 +496,22 @@ impl Interrupts {
         self.wires.take_broken()
     }
 
+    /// Takes the vectors of some events, in one step. Tells whether there were
+    /// any, and the VMM did it.
+    pub(crate) fn unmap_some(&mut self, most: usize) -> bool {
+        let mapped = (0..self.lines.len()).filter(|at| self.lines[*at].source.is_some());
+        let some: Vec<usize> = mapped.take(most).collect();
+        let lines = some.iter().map(|at| &self.lines[*at]);
+        let armed: Vec<_> = lines.filter_map(Line::armed).collect();
+        let disarmed = self.wires.disarm(&armed).is_ok();
+        drop(armed);
+        for at in some.iter().filter(|_| disarmed) {
+            self.lines[*at].armed = None;
+            self.unmap(*at);
+        }
+        disarmed && !some.is_empty()
+    }
+
     /// Device reset: no event has a vector, no kick is connected, nothing
     /// waits. The MSI-X table is the function's and stays.
     pub(crate) fn reset(&mut self) {

@@ -339,6 +339,20 @@ impl Memory {
         outcome
     }
 
+    /// A part of [`revoke`](Self::revoke): takes a few pieces out of the
+    /// window. Tells whether there were any.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be unmapped: fatal.
+    pub(crate) fn revoke_some(&mut self, most: usize) -> Result<bool, MemoryError> {
+        let pieces = self.layout.pieces().keys().copied();
+        let some: Vec<_> = pieces.take(most).collect();
+        let any = !some.is_empty();
+        self.unmap(some)?;
+        Ok(any)
+    }
+
     /// Regions in the table.
     #[cfg(test)]
     pub(crate) fn region_count(&self) -> usize {

@@ -374,7 +374,6 @@ impl Registers {
     }
 
     /// Whether a reset was asked for that is not done.
-    #[cfg(test)]
     pub(crate) fn reset_pending(&self) -> bool {
         self.common.reset_pending()
     }
@@ -418,8 +417,11 @@ impl Registers {
 
     /// Puts the device out of order: the frontend was lost, or the guest broke
     /// a rule. `BACKEND_UP` and `FRONTEND_UP` are cleared. Tells whether this
-    /// is new.
+    /// is new. A device that is being reset has nothing to tell.
     pub(crate) fn set_needs_reset(&mut self) -> bool {
+        if self.reset_pending() {
+            return false;
+        }
         let rest = self.device.status() & !(BACKEND_UP | FRONTEND_UP);
         let changed = self.device.set_status(rest);
         let new = self.common.set_needs_reset();
@@ -496,6 +498,22 @@ impl Registers {
     pub(crate) fn detach_frontend(&mut self) -> Result<(), ServiceError> {
         self.interrupts.detach_kicks();
         self.doorbells.clear().and(self.check_interrupts())
+    }
+
+    /// A part of a reset: takes some events' vectors, and what waits for them.
+    /// Tells whether there were any.
+    pub(crate) fn take_some_interrupts(&mut self, most: usize) -> bool {
+        self.interrupts.unmap_some(most)
+    }
+
+    /// A part of a reset: disconnects some doorbells. Tells whether there were
+    /// any.
+    ///
+    /// # Errors
+    ///
+    /// A doorbell may still be live: the device is dead.
+    pub(crate) fn take_some_doorbells(&mut self, most: usize) -> Result<bool, ServiceError> {
+        self.doorbells.clear_some(most)
     }
 
     /// Device reset, and the end of one that was asked for: all that virtio

@@ -31,15 +31,15 @@ struct Vmm {
 
 /// One whose event loop has the device's work to do.
 fn vmm(name: &str) -> Vmm {
-    plug(name, false)
+    plug(name, false, |builder| builder)
 }
 
 /// One that leaves it to the device's thread.
 fn threaded(name: &str) -> Vmm {
-    plug(name, true)
+    plug(name, true, |builder| builder)
 }
 
-fn plug(name: &str, with_thread: bool) -> Vmm {
+fn plug(name: &str, with_thread: bool, choose: fn(Builder) -> Builder) -> Vmm {
     let name = format!("vhost-guest-{}-{name}", std::process::id());
     let address = SocketAddr::from_abstract_name(name).unwrap();
     let listener = UnixListener::bind_addr(&address).unwrap();
@@ -54,7 +54,7 @@ fn plug(name: &str, with_thread: bool) -> Vmm {
         notifier: None,
         thread_hook: Some(vmm.clone()),
     };
-    let builder = Builder::new(listener).queues(1).device_type(2);
+    let builder = choose(Builder::new(listener).queues(1).device_type(2));
     let function = match with_thread {
         true => builder.build(services),
         false => builder.build_without_thread(services),
@@ -137,6 +137,25 @@ fn is_not_ready_in_a_pause() {
     assert!(is_ready(&function));
     run(&function);
     assert_eq!(read(&function, DEVICE + 34), 3);
+}
+
+#[test]
+fn a_reset_may_be_the_loops_work_or_the_threads() {
+    let asynchronous = |builder: Builder| builder.asynchronous_reset(true);
+    let Vmm { function, .. } = plug("reset-loop", false, asynchronous);
+    start(&function);
+    assert_eq!(read(&function, STATUS), 1, "the reset is not done");
+    run(&function);
+    assert_eq!(read(&function, STATUS), 0);
+    let Vmm { function, .. } = plug("reset-thread", true, asynchronous);
+    let _ = function.config_write(0x04, &6u16.to_le_bytes());
+    function.bar_write(0, STATUS, &[1]);
+    function.bar_write(0, STATUS, &[0]);
+    // What every driver does.
+    while read(&function, STATUS) != 0 {
+        std::thread::yield_now();
+    }
+    drop(function);
 }
 
 #[test]

@@ -139,9 +139,11 @@ const ENDS: [End; 5] = [
 #[test]
 fn a_reset_at_any_moment_takes_everything() {
     for (end, finish, needs_reset) in ENDS {
-        for (moment, prepare) in MOMENTS {
-            let what = format!("{end} while {moment}");
-            let mut siege = Siege::new();
+        for (n, (moment, prepare)) in (0..).zip(MOMENTS.into_iter().cycle().take(16)) {
+            let asynchronous = n >= MOMENTS.len();
+            let what = format!("{end} while {moment}, asynchronous: {asynchronous}");
+            let rig = Rig::with(|builder| builder.asynchronous_reset(asynchronous));
+            let mut siege = Siege::of(rig);
             let mut frontend = siege.frontend(carried());
             let mut given = give(&mut siege.rig, &mut frontend);
             prepare(&mut siege.rig, &mut frontend, &mut given);
@@ -160,6 +162,8 @@ fn a_reset_at_any_moment_takes_everything() {
             assert_eq!(status & NEEDS_RESET != 0, needs_reset, "{what}");
             assert_eq!(siege.rig.up(), 0, "{what}");
             siege.rig.write(STATUS, &[0]);
+            assert_eq!(siege.rig.status() != 0, asynchronous, "{what}");
+            siege.rig.run();
             assert_eq!(siege.rig.status(), 0, "{what}");
             assert_eq!(siege.rig.vmm.mappings(), [], "{what}");
             assert_eq!(siege.rig.vmm.armed(), [], "{what}");

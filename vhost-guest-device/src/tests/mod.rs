@@ -4,6 +4,7 @@
 
 //! The device as a whole, between hostile peers.
 
+mod asynchronous_reset;
 mod bus_reset;
 mod channel;
 mod conformance;

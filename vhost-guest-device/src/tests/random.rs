@@ -165,8 +165,8 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        let mut rig = Rig::new();
+    fn new(asynchronous: bool) -> Self {
+        let mut rig = Rig::with(|builder| builder.asynchronous_reset(asynchronous));
         rig.features |= feature::RING_RESET;
         rig.initialise();
         rig.backend_up();
@@ -339,7 +339,11 @@ impl World {
         let vmm = &self.rig.vmm;
         if self.rig.device.is_paused() {
             assert!(vmm.armed().is_empty(), "{:?}", vmm.armed());
+            if self.rig.device.registers.reset_pending() {
+                return;
+            }
         }
+        assert!(!self.rig.device.registers.reset_pending());
         if self.rig.device.connection.is_some() {
             assert!(self.rig.device.registers.is_running());
             return;
@@ -356,8 +360,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_brings_it_down(steps in steps()) {
-        let mut world = World::new();
+    fn nothing_brings_it_down(asynchronous in any::<bool>(), steps in steps()) {
+        let mut world = World::new(asynchronous);
         for step in steps {
             world.frontend(step);
             world.check();

@@ -257,8 +257,16 @@ impl Rig {
     }
 
     /// Initialises the virtio device, as after a reset.
+    ///
+    /// A reset that is not done ends this.
     pub(crate) fn start(&mut self) {
         self.write(STATUS, &[0]);
+        if self.status() != 0 {
+            self.run();
+        }
+        if self.device.registers.reset_pending() {
+            return;
+        }
         self.write(STATUS, &[1]);
         self.write(STATUS, &[3]);
         for (half, features) in [self.features as u32, (self.features >> 32) as u32]

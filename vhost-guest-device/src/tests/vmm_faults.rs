@@ -44,6 +44,7 @@ fn session(rig: &mut Rig) {
     let _ = rig.device.memory_fault(Some(BARS[2].1 + (2 << 20)));
     rig.run();
     rig.config_write(0xE4, &[1]);
+    rig.run();
     rig.initialise();
     rig.backend_up();
     let mut frontend = introduce(rig);
@@ -135,14 +136,14 @@ fn change_memory(rig: &mut Rig, frontend: &mut Frontend) {
 
 /// Runs the session with the n-th call failing. `false`: there are not so
 /// many.
-fn survives(n: usize, kind: ErrorKind) -> bool {
-    let mut rig = Rig::new();
+fn survives(n: usize, kind: ErrorKind, asynchronous: bool) -> bool {
+    let mut rig = Rig::with(|builder| builder.asynchronous_reset(asynchronous));
     rig.vmm_fails = true;
     let vmm = Arc::clone(&rig.vmm);
     vmm.fail_nth(n, kind);
     session(&mut rig);
     let failed = !vmm.clear_failure();
-    let what = format!("{kind} in call {n}");
+    let what = format!("{kind} in call {n}, asynchronous: {asynchronous}");
     let dead = vmm.calls().contains(&Call::Dead);
     // The session has ended with a reset.
     assert_eq!(vmm.mappings(), [], "{what}");
@@ -166,8 +167,11 @@ fn survives(n: usize, kind: ErrorKind) -> bool {
 
 #[test]
 fn every_call_may_fail_once() {
-    let calls = (0..).take_while(|n| survives(*n, ErrorKind::Other)).count();
-    assert!(calls > 100, "the session makes only {calls} calls");
+    for asynchronous in [false, true] {
+        let failed = |n: &usize| survives(*n, ErrorKind::Other, asynchronous);
+        let calls = (0..).take_while(failed).count();
+        assert!(calls > 100, "the session makes only {calls} calls");
+    }
 }
 
 #[test]
@@ -192,7 +196,9 @@ fn every_call_may_fail_for_lack_of_memory_or_by_the_peers_fault() {
     ] {
         // Not each with each: the n-th call fails in one of three ways.
         let offset = kind as usize % 3;
-        let _ = (0..).map(|n| 3 * n + offset).find(|n| !survives(*n, kind));
+        let _ = (0..)
+            .map(|n| 3 * n + offset)
+            .find(|n| !survives(*n, kind, false));
     }
 }
 
