@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0 OR BSD-3-Clause
+/*
+ * Copyright 2026 The vhost-guest Authors. All rights reserved.
+ *
+ * The window, mapped to processes: shared memory of the device, in which the
+ * memory of the frontend appears. The kernel itself never looks at it.
+ *
+ * It is RAM of another virtual machine, and is mapped as RAM is: write-back.
+ * On x86 the type of a page is that of the range it lies in (PAT), which is
+ * uncached for a BAR unless somebody has asked for another. memremap() asks;
+ * what it returns is not used. It does not get it where firmware has said that
+ * the range is uncached (MTRR), as it does of addresses below 4 GiB.
+ */
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/sizes.h>
+
+#ifdef CONFIG_X86
+#include <asm/pgtable_types.h>
+#endif
+
+#include "compat.h"
+#include "vhost_guest.h"
+
+/* What one fault maps around its address: what one table of pages holds. */
+#define VG_FAULT_AROUND		PMD_SIZE
+
+/* Whether a mapping of the kernel's is write-back. */
+static bool vg_is_cached(void *mapping)
+{
+#ifdef CONFIG_X86
+	unsigned int level;
+	pte_t *entry;
+
+	if (!mapping)
+		return false;
+	entry = lookup_address((unsigned long)mapping, &level);
+	/* All other types have one of these in Linux' table of them. */
+	return entry && !(pte_flags(*entry) & (_PAGE_PCD | _PAGE_PWT));
+#else
+	return mapping;
+#endif
+}
+
+void vg_window_init(struct vhost_guest *vg)
+{
+	vg->window_type = memremap(vg->window_start, vg->window_len, MEMREMAP_WB);
+	if (!vg_is_cached(vg->window_type))
+		dev_warn(&vg->pdev->dev,
+			 "the window is uncached and slow (%pa): it should be above 4 GiB\n",
+			 &vg->window_start);
+}
+
+void vg_window_exit(struct vhost_guest *vg)
+{
+	if (vg->window_type)
+		memunmap(vg->window_type);
+	vg->window_type = NULL;
+}
+
+void vg_window_open(struct vhost_guest *vg)
+{
+	down_write(&vg->window_lock);
+	vg->window_open = true;
+	up_write(&vg->window_lock);
+}
+
+/* Takes the window from all who have mapped it: they get SIGBUS. */
+void vg_window_close(struct vhost_guest *vg)
+{
+	down_write(&vg->window_lock);
+	vg->window_open = false;
+	vg->generation++;
+	up_write(&vg->window_lock);
+	unmap_mapping_range(vg->inode->i_mapping, 0, 0, 1);
+}
+
+/* Whether a file may be mapped now, under the lock. */
+static bool vg_window_is_open(const struct vg_file *file)
+{
+	const struct vhost_guest *vg = file->vg;
+
+	if (!vg->window_open || file->session != vg->session)
+		return false;
+	return !file->only_window || file->generation == vg->generation;
+}
+
+static vm_fault_t vg_window_fault(struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct vg_file *file = vma->vm_file->private_data;
+	struct vhost_guest *vg = file->vg;
+	unsigned long address, end, start;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+	unsigned long first;
+
+	address = vmf->address & PAGE_MASK;
+	start = max(round_down(address, VG_FAULT_AROUND), vma->vm_start);
+	end = min(round_down(address, VG_FAULT_AROUND) + VG_FAULT_AROUND, vma->vm_end);
+	/* The frame at the start; vmf->pgoff was checked by mmap(). */
+	first = PHYS_PFN(vg->window_start) + vmf->pgoff - ((address - start) >> PAGE_SHIFT);
+
+	down_read(&vg->window_lock);
+	if (vg_window_is_open(file))
+		ret = vmf_insert_pfn(vma, address, PHYS_PFN(vg->window_start) + vmf->pgoff);
+	/* The neighbours are a favour; pages that are there stay. */
+	for (address = start; ret == VM_FAULT_NOPAGE && address < end; address += PAGE_SIZE) {
+		if (vmf_insert_pfn(vma, address, first) != VM_FAULT_NOPAGE)
+			break;
+		first++;
+	}
+	up_read(&vg->window_lock);
+	return ret;
+}
+
+static const struct vm_operations_struct vg_window_ops = {
+	.fault = vg_window_fault,
+};
+
+int vg_window_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct vg_file *opener = file->private_data;
+	struct vhost_guest *vg = opener->vg;
+	u64 pages = vg->window_len >> PAGE_SHIFT;
+	bool open;
+
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	/* Another machine writes there. */
+	if (vma->vm_flags & VM_EXEC)
+		return -EPERM;
+	if (vma->vm_pgoff > pages || vma_pages(vma) > pages - vma->vm_pgoff)
+		return -EINVAL;
+	down_read(&vg->window_lock);
+	open = vg_window_is_open(opener);
+	up_read(&vg->window_lock);
+	if (!open)
+		return -ENODEV;
+	vm_flags_mod(vma, VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+	vma->vm_ops = &vg_window_ops;
+	return 0;
+}
