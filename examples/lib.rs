@@ -6,9 +6,11 @@
 //! without, and a vfio-user server, around vhost-guest devices.
 
 pub mod backend;
+pub mod cycles;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 pub mod loopback;
 pub mod truncate;
 pub mod vfio_user;
 pub mod vmm;
+pub mod wire;

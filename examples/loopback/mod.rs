@@ -7,7 +7,7 @@
 
 mod backend;
 pub(crate) mod failure;
-mod frontend;
+pub(crate) mod frontend;
 mod guest;
 pub(crate) mod journal;
 mod latency;
@@ -57,7 +57,7 @@ fn code(failure: &Failure) -> u8 {
 }
 
 /// Ends the process from a thread that nobody waits for.
-fn fail(failure: &Failure) -> ! {
+pub(crate) fn fail(failure: &Failure) -> ! {
     eprintln!("loopback: {failure}");
     std::process::exit(code(failure).into())
 }

@@ -46,6 +46,12 @@ impl Doorbells {
         true
     }
 
+    /// How many doorbells there are.
+    pub fn registered(&self) -> usize {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.len()
+    }
+
     /// How many stores signalled an eventfd.
     pub fn rung(&self) -> u64 {
         self.rung.load(Ordering::Relaxed)

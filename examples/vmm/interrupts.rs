@@ -80,6 +80,11 @@ impl InterruptController {
     pub fn sources(&self) -> usize {
         self.shared.sources().len()
     }
+
+    /// How many of them are armed.
+    pub fn armed(&self) -> usize {
+        self.shared.sources().armed()
+    }
 }
 
 impl Drop for InterruptController {

@@ -107,6 +107,11 @@ impl Sources {
     pub fn len(&self) -> usize {
         self.sources.len()
     }
+
+    /// How many of them are armed.
+    pub fn armed(&self) -> usize {
+        self.tokens.len()
+    }
 }
 
 /// A wait for any of a set of eventfds.

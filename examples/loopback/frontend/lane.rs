@@ -156,6 +156,18 @@ impl<'a> Lane<'a> {
         }
     }
 
+    /// Makes up to `count` requests, which change nothing, and kicks. Nobody
+    /// will wait for them.
+    pub fn leave_under_way(&mut self, count: u16) -> Result<(), Failure> {
+        for slot in 0..count.min(DEPTH) {
+            let (first, blocks) = (self.model.first(), self.model.len());
+            let first = first + self.random.below(blocks);
+            self.submit(slot, Request::Read { first, blocks: 1 })?;
+        }
+        self.queue.ring.publish().map_err(|e| self.broken(e))?;
+        self.queue.kick.write(1).context("kick")
+    }
+
     /// A random request to blocks that no other request is using.
     pub fn random_request(&mut self) -> Next {
         if self.disk.flush && self.random.below(64) == 0 {

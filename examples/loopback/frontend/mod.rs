@@ -5,12 +5,12 @@
 //! The frontend, in a process of its own: what the VMM of an ordinary guest
 //! with a vhost-user disk does, and a workload in the role of that guest.
 
-mod lane;
-mod memory;
-mod pattern;
+pub(crate) mod lane;
+pub(crate) mod memory;
+pub(crate) mod pattern;
 mod ring;
-mod session;
-mod watchdog;
+pub(crate) mod session;
+pub(crate) mod watchdog;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -105,9 +106,20 @@ impl Wire<'_> {
 impl<'a> Session<'a> {
     /// Connects, and negotiates as a VMM does before its guest starts.
     pub fn open(socket: &Path, queues: u16, watchdog: &'a Watchdog) -> Result<Self, Failure> {
-        let what = "connect";
-        let frontend = Frontend::connect(socket, queues.into())
-            .map_err(|source| Failure::Conversation { what, source })?;
+        let stream = UnixStream::connect(socket).context("connect")?;
+        let optional = VhostUserProtocolFeatures::REPLY_ACK;
+        Self::over(stream, queues, optional, watchdog)
+    }
+
+    /// The same on a connection that exists, with `optional` protocol
+    /// features as far as they are offered.
+    pub fn over(
+        stream: UnixStream,
+        queues: u16,
+        optional: VhostUserProtocolFeatures,
+        watchdog: &'a Watchdog,
+    ) -> Result<Self, Failure> {
+        let frontend = Frontend::from_stream(stream, queues.into());
         let mut wire = Wire { frontend, watchdog };
 
         wire.ask("SET_OWNER", |f| f.set_owner())?;
@@ -118,7 +130,7 @@ impl<'a> Session<'a> {
             let text = format!("offers features {offered:#x}; {needed:#x} are needed");
             return Err(Failure::Backend(text));
         }
-        negotiate_protocol(&mut wire, queues)?;
+        negotiate_protocol(&mut wire, queues, optional)?;
 
         let mut sectors = [0; 8];
         let (_, config) = wire.ask("GET_CONFIG", |f| {
@@ -190,7 +202,11 @@ impl<'a> Session<'a> {
     }
 }
 
-fn negotiate_protocol(wire: &mut Wire<'_>, queues: u16) -> Result<(), Failure> {
+fn negotiate_protocol(
+    wire: &mut Wire<'_>,
+    queues: u16,
+    optional: VhostUserProtocolFeatures,
+) -> Result<(), Failure> {
     type Features = VhostUserProtocolFeatures;
 
     let offered = wire.ask("GET_PROTOCOL_FEATURES", |f| f.get_protocol_features())?;
@@ -203,7 +219,7 @@ fn negotiate_protocol(wire: &mut Wire<'_>, queues: u16) -> Result<(), Failure> {
         );
         return Err(Failure::Backend(text));
     }
-    let features = offered & (needed | Features::REPLY_ACK);
+    let features = offered & (needed | optional);
     wire.ask("SET_PROTOCOL_FEATURES", |f| {
         f.set_protocol_features(features)
     })?;
