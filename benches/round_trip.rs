@@ -34,6 +34,7 @@ const CONFIG: Config = Config {
     device_type: 2,
     irqfd: true,
     ioeventfd: true,
+    state_piece: None,
 };
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -89,6 +89,7 @@ fn run(options: Options) -> Result<(), Failure> {
         device_type: BLOCK_DEVICE,
         irqfd: true,
         ioeventfd: true,
+        state_piece: None,
     };
     let machine = Machine::new(listener, &config).context("starting the machine")?;
     let guest = Guest::boot(&machine)?;

@@ -58,6 +58,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         device_type: BLOCK_DEVICE,
         irqfd: options.irqfd,
         ioeventfd: options.ioeventfd,
+        state_piece: None,
     };
     let machine = Machine::new(listener, &config).context("starting the machine")?;
     let guest = guest::start(&machine, image, options, sender.clone())?;

@@ -60,6 +60,8 @@ pub struct Config {
     pub irqfd: bool,
     /// Doorbell stores signal without the device.
     pub ioeventfd: bool,
+    /// Device state can be saved and loaded, in pieces of so many bytes.
+    pub state_piece: Option<u32>,
 }
 
 /// A virtual machine with a vhost-guest device.
@@ -88,12 +90,14 @@ impl Machine {
             notifier: None,
             thread_hook: None,
         };
-        let device = Builder::new(listener)
+        let mut builder = Builder::new(listener)
             .queues(config.queues)
             .window_size(config.window_size as u64)
-            .device_type(config.device_type)
-            .build(services)
-            .map_err(io::Error::other)?;
+            .device_type(config.device_type);
+        if let Some(piece) = config.state_piece {
+            builder = builder.migration(piece);
+        }
+        let device = builder.build(services).map_err(io::Error::other)?;
         Ok(Self {
             bus: Arc::new(PciBus::new(device, doorbells.clone())),
             interrupts,
