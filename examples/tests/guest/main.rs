@@ -10,6 +10,7 @@ mod frontend;
 mod host;
 mod ledger;
 mod ring;
+mod state;
 
 /// Numbers without order, the same in every run with the same seed.
 struct Noise(u64);
