@@ -86,7 +86,7 @@ fn run(options: Options) -> Result<(), Failure> {
 }
 
 /// Serves until it is to end; the frontend is disconnected then.
-fn serve(mut server: Server<Sysfs, Blk>, wishes: &Wishes) -> Result<(), Failure> {
+fn serve(mut server: Server<Device<Sysfs>, Blk>, wishes: &Wishes) -> Result<(), Failure> {
     let (mut turn, mut faults) = (Turn::Busy, 0);
     while !wishes.end.load(Ordering::Acquire) {
         let timeout = match turn {

@@ -23,7 +23,7 @@ pub struct Guest {
     vcpu: JoinHandle<()>,
 }
 
-type DiskServer = Server<Emulated, Blk>;
+type DiskServer = Server<Device<Emulated>, Blk>;
 
 /// Boots the guest. It says in `events` when it serves, and when it ends.
 pub fn start(

@@ -97,6 +97,15 @@ pub enum Error {
     /// A message is larger than the device takes.
     #[error("a message of {0} bytes is larger than the device takes")]
     MessageTooLarge(usize),
+    /// The kernel driver refused a call.
+    #[cfg(feature = "module")]
+    #[error("{call} of the kernel driver: {}", std::io::Error::from_raw_os_error(*errno))]
+    Kernel {
+        /// Which one.
+        call: &'static str,
+        /// The system's error number.
+        errno: i32,
+    },
     /// The driver's own memory was accessed out of bounds.
     #[error(transparent)]
     Memory(#[from] WindowError),

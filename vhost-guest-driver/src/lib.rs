@@ -14,6 +14,8 @@
 //!    [`Sysfs`](crate::sysfs::Sysfs) in a Linux guest,
 //!    [`Emulated`](crate::emulated::Emulated), or one of your own.
 //! 2. [`Device::open`] finds and initialises the device.
+//!    Or a kernel driver does both: [`Module`](crate::module::Module) is the
+//!    same to a server, a [`Port`].
 //! 3. [`serve`] answers every vhost-user request and runs the vrings, for a
 //!    [`Backend`]: [`Blk`](crate::blk::Blk), or one of your own.
 //!
@@ -58,8 +60,13 @@ mod fake_ring;
 mod inflight;
 mod iotlb;
 mod log;
+#[cfg(all(any(feature = "sysfs", feature = "module"), target_os = "linux"))]
+mod mapping;
 mod memory;
+#[cfg(all(feature = "module", target_os = "linux"))]
+pub mod module;
 mod pci;
+mod port;
 mod queue;
 mod server;
 #[cfg(all(feature = "sysfs", target_os = "linux"))]
@@ -73,6 +80,7 @@ pub use backend::{Backend, State};
 pub use device::{Device, Events, Inbound, Outbound, Status};
 pub use error::Error;
 pub use memory::Memory;
+pub use port::Port;
 pub use server::{serve, Disconnect, Server, Statistics, Stop, Turn};
 pub use transport::{DmaMemory, InterruptMode, MsiMessage, Transport, Wake};
 pub use vectors::{VectorSet, MAX_VECTORS};

@@ -14,9 +14,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use crate::backend::Backend;
-use crate::device::{Device, Events, Inbound, Outbound};
+use crate::device::{Events, Inbound, Outbound};
 use crate::error::Error;
-use crate::transport::{Transport, Wake};
+use crate::port::Port;
+use crate::transport::Wake;
 
 use session::Session;
 
@@ -37,7 +38,7 @@ const BACKOFF: Duration = Duration::from_millis(10);
 /// If the device breaks the rules, is meant for another type of backend, or
 /// does not take one. Frontends do no such harm: one that breaks the rules is
 /// disconnected, and the next one served.
-pub fn serve<T: Transport, B: Backend>(device: Device<T>, backend: B) -> Result<(), Error> {
+pub fn serve<P: Port, B: Backend>(device: P, backend: B) -> Result<(), Error> {
     Server::new(device, backend)?.run()
 }
 
@@ -101,8 +102,8 @@ pub enum Turn {
 /// server.run()
 /// # }
 /// ```
-pub struct Server<T: Transport, B> {
-    device: Device<T>,
+pub struct Server<P: Port, B> {
+    device: P,
     backend: B,
     session: Session,
     stop: Stop,
@@ -111,16 +112,16 @@ pub struct Server<T: Transport, B> {
     last_fault: Option<Disconnect>,
 }
 
-impl<T: Transport, B: Backend> Server<T, B> {
+impl<P: Port, B: Backend> Server<P, B> {
     /// Puts `backend` behind `device`, which accepts frontends from now on.
     ///
     /// # Errors
     ///
     /// If the device does not take a backend of this type.
-    pub fn new(device: Device<T>, backend: B) -> Result<Self, Error> {
+    pub fn new(device: P, backend: B) -> Result<Self, Error> {
         let stop = Stop {
             flag: Arc::new(AtomicBool::new(false)),
-            waker: device.transport().waker(),
+            waker: device.waker(),
         };
         let session = Session::new(&device, &backend);
         let mut this = Self {
@@ -171,7 +172,7 @@ impl<T: Transport, B: Backend> Server<T, B> {
             };
             turn = self.run_once(timeout)?;
         }
-        self.device.set_backend_up(false);
+        self.device.set_backend_up(false)?;
         Ok(())
     }
 
@@ -186,7 +187,7 @@ impl<T: Transport, B: Backend> Server<T, B> {
             self.statistics.waits += 1;
         }
         let events = self.device.wait(timeout);
-        if events.config && self.device.status().needs_reset {
+        if events.config && self.device.status()?.needs_reset {
             self.restart()?;
             return Ok(Turn::Busy);
         }
@@ -223,8 +224,9 @@ impl<T: Transport, B: Backend> Server<T, B> {
 
     fn offer_backend(&mut self) -> Result<(), Error> {
         self.device.set_device_type(self.backend.device_type())?;
+        self.device.expect_kicks(self.session.queues())?;
         // The device may have had to give up on the way.
-        if !self.device.set_backend_up(true) && !self.device.status().needs_reset {
+        if !self.device.set_backend_up(true)? && !self.device.status()?.needs_reset {
             return Err(Error::BackendRefused);
         }
         Ok(())

@@ -86,6 +86,27 @@ impl Events {
         }
     }
 
+    /// What is named may have happened, and the kicks of the vrings in
+    /// `kicks`; for a [`Port`](crate::Port) that numbers them so.
+    pub const fn new(config: bool, messages: bool, kicks: VectorSet) -> Self {
+        Self {
+            config,
+            messages,
+            raised: kicks,
+            all: false,
+        }
+    }
+
+    /// Whether everything may have happened.
+    pub const fn are_all(&self) -> bool {
+        self.all
+    }
+
+    /// The kicks, or whatever the [`Port`](crate::Port) numbers.
+    pub const fn raised(&self) -> &VectorSet {
+        &self.raised
+    }
+
     /// Nothing has happened.
     pub(crate) const fn none() -> Self {
         Self {

@@ -15,9 +15,8 @@ use vhost_guest_msg::{
 use super::state::StateTransfer;
 use super::Statistics;
 use crate::backend::Backend;
-use crate::device::Device;
 use crate::memory::Memory;
-use crate::transport::Transport;
+use crate::port::Port;
 use crate::vring::{Ring, RingFault, Vring};
 
 /// Why a frontend was disconnected, or one of its vrings is out of use.
@@ -64,7 +63,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn new<T: Transport>(device: &Device<T>, backend: &impl Backend) -> Self {
+    pub fn new(device: &impl Port, backend: &impl Backend) -> Self {
         let queues = backend.queues().min(device.max_queues());
         let limits = Limits {
             max_queues: queues,

@@ -10,10 +10,10 @@ use alloc::vec::Vec;
 use vhost_guest_msg::Transfer;
 
 use crate::backend::{Backend, State};
-use crate::device::{Device, Inbound, Outbound};
+use crate::device::{Inbound, Outbound};
 use crate::error::Error;
+use crate::port::Port;
 use crate::queue::QUEUE_SIZE;
-use crate::transport::Transport;
 
 /// Pieces moved in one turn, before vrings and messages have theirs.
 const PIECES: usize = 16;
@@ -74,9 +74,9 @@ impl StateTransfer {
     }
 
     /// Moves what can be moved; whether there may be more.
-    pub fn step<T: Transport>(
+    pub fn step(
         &mut self,
-        device: &mut Device<T>,
+        device: &mut impl Port,
         backend: &mut impl Backend,
     ) -> Result<bool, Error> {
         for _ in 0..PIECES {
@@ -93,9 +93,9 @@ impl StateTransfer {
     }
 
     /// Loads all that has come: the next message may be about it.
-    pub fn catch_up<T: Transport>(
+    pub fn catch_up(
         &mut self,
-        device: &mut Device<T>,
+        device: &mut impl Port,
         backend: &mut impl Backend,
     ) -> Result<(), Error> {
         // No more than the queue holds came before that message.
@@ -123,9 +123,9 @@ impl StateTransfer {
 
     /// An empty piece is the last, also of a transfer that has failed: that,
     /// only the answer to CHECK_DEVICE_STATE says.
-    fn save<T: Transport>(
+    fn save(
         &mut self,
-        device: &mut Device<T>,
+        device: &mut impl Port,
         backend: &mut impl Backend,
         good: bool,
     ) -> Result<bool, Error> {
@@ -149,9 +149,9 @@ impl StateTransfer {
         Ok(true)
     }
 
-    fn load<T: Transport>(
+    fn load(
         &mut self,
-        device: &mut Device<T>,
+        device: &mut impl Port,
         backend: &mut impl Backend,
         good: bool,
     ) -> Result<bool, Error> {

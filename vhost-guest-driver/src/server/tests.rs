@@ -22,6 +22,7 @@ use vhost_guest_msg::{
 
 use super::*;
 use crate::backend::State;
+use crate::device::Device;
 use crate::fake::{Fake, FakeTransport};
 use crate::fake_ring::{GuestRing, GPA, LEN, USER};
 use crate::vring::Ring;
@@ -139,7 +140,7 @@ impl Backend for Echo {
 /// The whole of it: what the tests call is the frontend's doing.
 struct Setup {
     fake: Arc<Fake>,
-    server: Server<FakeTransport, Echo>,
+    server: Server<Device<FakeTransport>, Echo>,
 }
 
 type Request = FrontendRequest<()>;

@@ -2,73 +2,26 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Memory that this process has mapped: BARs, and pages for DMA.
+//! Memory that this process maps: BARs, and pages for DMA.
 
-use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::Arc;
 
-use rustix::mm::{mmap, mmap_anonymous, munmap, MapFlags, ProtFlags};
+use rustix::mm::{mmap_anonymous, MapFlags};
 
 use super::SysfsError;
+use crate::mapping::{self, READ_WRITE};
 use crate::transport::DmaMemory;
 use crate::window::Window;
-
-const READ_WRITE: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
-
-/// A mapping, unmapped when it is dropped.
-struct Mapping {
-    base: NonNull<c_void>,
-    len: usize,
-}
-
-// SAFETY: it owns address space and nothing else; all access to the memory is
-// through windows, which may be shared between threads.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; a shared reference gives access to nothing.
-unsafe impl Sync for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped for this object alone, and whoever has
-        // a pointer into it keeps this object alive.
-        let _ = unsafe { munmap(self.base.as_ptr(), self.len) };
-    }
-}
-
-impl Mapping {
-    fn into_window(self) -> Option<Window> {
-        let (base, len) = (self.base.cast(), self.len as u64);
-        // SAFETY: the range stays mapped for loads and stores until the owner
-        // is dropped, and its address is known to the window only.
-        unsafe { Window::from_raw(base, len, Some(Arc::new(self))) }
-    }
-}
 
 /// The first `len` bytes of a file of sysfs, which is a BAR.
 pub fn map_bar(path: &Path, len: u64) -> Result<Window, SysfsError> {
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(|error| SysfsError::io(path, error))?;
-    let len = usize::try_from(len).map_err(|_| SysfsError::TooLarge)?;
-    // SAFETY: a mapping at an address of the kernel's choice replaces nothing.
-    let base = unsafe {
-        mmap(
-            std::ptr::null_mut(),
-            len,
-            READ_WRITE,
-            MapFlags::SHARED,
-            file.as_fd(),
-            0,
-        )
-    };
-    let base = base.map_err(|error| SysfsError::io(path, error.into()))?;
-    let base = NonNull::new(base).ok_or(SysfsError::TooLarge)?;
-    let mapping = Mapping { base, len };
-    mapping.into_window().ok_or(SysfsError::TooLarge)
+    mapping::map_shared(file.as_fd(), len).map_err(|error| SysfsError::io(path, error))
 }
 
 /// One huge page of x86-64: contiguous, and the kernel does not move it.
@@ -88,9 +41,9 @@ pub fn allocate_dma() -> Result<DmaMemory, SysfsError> {
     let base = unsafe { mmap_anonymous(std::ptr::null_mut(), DMA_LEN, READ_WRITE, flags) };
     let base = base.map_err(|error| SysfsError::HugePage(error.into()))?;
     let base = NonNull::new(base).ok_or(SysfsError::TooLarge)?;
-    let mapping = Mapping { base, len: DMA_LEN };
     let virtual_address = base.addr().get() as u64;
-    let memory = mapping.into_window().ok_or(SysfsError::TooLarge)?;
+    // SAFETY: the range was just mapped, and nobody else knows it.
+    let memory = unsafe { mapping::window(base, DMA_LEN) }.ok_or(SysfsError::TooLarge)?;
     let path = Path::new(PAGEMAP);
     let pagemap = File::open(path).map_err(|error| SysfsError::io(path, error))?;
     let mut entry = [0; 8];
