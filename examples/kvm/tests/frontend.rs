@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::event::{eventfd, EventfdFlags};
+use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
@@ -80,6 +80,19 @@ pub fn take(eventfd: impl AsFd) -> u64 {
         Ok(_) => u64::from_ne_bytes(count),
         Err(_) => 0,
     }
+}
+
+/// Waits a while for the count of any eventfd.
+pub fn wait_for_any(eventfds: &[OwnedFd]) {
+    let mut fds: Vec<_> = eventfds
+        .iter()
+        .map(|eventfd| PollFd::new(eventfd, PollFlags::IN))
+        .collect();
+    let a_while = Timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
+    poll(&mut fds, Some(&a_while)).unwrap();
 }
 
 /// A file of memory to share, with `fill` in each byte.
