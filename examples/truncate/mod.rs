@@ -28,7 +28,7 @@ const VERSION_1: u64 = 1 << 32;
 /// Time in which the backend is sure to have looked at its ring.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Time in which it has to notice.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(100);
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
