@@ -244,8 +244,10 @@ impl Builder {
         (self.listener, self.options)
     }
 
-    /// Makes the device and starts its thread. The device is not connected to
+    /// Makes the device and starts its threads. The device is not connected to
     /// a bus yet: its BARs are unassigned.
+    ///
+    /// It is [`prepare`](Self::prepare), then [`VhostGuest::start`].
     ///
     /// # Errors
     ///
@@ -254,14 +256,57 @@ impl Builder {
     where
         M: GuestAddressSpace + Send + 'static,
     {
+        let function = self.prepare(services)?;
+        function.start()?;
+        Ok(function)
+    }
+
+    /// Makes the device, and starts no thread: for a VMM that makes a device in
+    /// one process and runs it in another, which it forks.
+    ///
+    /// Configuration space and BARs answer, so that the VMM can find out what
+    /// room the device needs, assign addresses, and ask which descriptors the
+    /// other process has to keep. No frontend is accepted before
+    /// [`VhostGuest::start`].
+    ///
+    /// ```no_run
+    /// # use vhost_guest_device::{BuildError, Builder, Services};
+    /// # use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+    /// # type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+    /// # fn fork(_: Vec<std::os::fd::RawFd>) -> bool { true }
+    /// # fn plug(builder: Builder, services: Services<Memory>) -> Result<(), BuildError> {
+    /// let function = builder.prepare(services)?;
+    /// let bars = function.bars();
+    /// let is_child = fork(function.fds_to_keep());
+    /// if is_child {
+    ///     function.start()?;
+    ///     // … serve the accesses that the parent passes on
+    /// } else {
+    ///     // The child's is not touched by this.
+    ///     drop(function);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// See [`BuildError`].
+    pub fn prepare<M>(self, services: Services<M>) -> Result<VhostGuest<M>, BuildError>
+    where
+        M: GuestAddressSpace + Send + 'static,
+    {
         self.options.check()?;
-        VhostGuest::start(self.listener, &self.options, services, true)
+        VhostGuest::new(self.listener, &self.options, services)
     }
 
     /// Makes a device without a thread for its messages: an event loop of the
     /// VMM's waits for [`VhostGuest::event_fd`] and calls
     /// [`VhostGuest::process_events`]. Threads for what a peer can delay
     /// (closing its descriptors, signalling its eventfds) are there as ever.
+    ///
+    /// It is [`prepare`](Self::prepare), then
+    /// [`VhostGuest::start_without_thread`].
     ///
     /// ```no_run
     /// # use vhost_guest_device::{BuildError, Builder, Services, VhostGuest};
@@ -286,8 +331,9 @@ impl Builder {
     where
         M: GuestAddressSpace + Send + 'static,
     {
-        self.options.check()?;
-        VhostGuest::start(self.listener, &self.options, services, false)
+        let function = self.prepare(services)?;
+        function.start_without_thread()?;
+        Ok(function)
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) struct Device<M> {
     pub statistics: Statistics,
     pub poller: Poller,
     pub reaper: Reaper,
+    signaller: Arc<Signaller>,
     pub kinds: FdKinds,
     pub inflight: InflightMemory,
     pub limits: Limits,
@@ -89,6 +90,8 @@ const TRUNCATED: &str = "memory that it shared was truncated";
 /// Whether the device works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
+    /// Not started: no thread exists, and no frontend is accepted.
+    Prepared,
     Alive,
     /// The environment failed: no frontend is accepted any more.
     Dead,
@@ -97,24 +100,20 @@ enum Condition {
 }
 
 impl<M: GuestAddressSpace> Device<M> {
-    /// A device after power-up.
+    /// A device after power-up, which has to be started.
     ///
     /// # Errors
     ///
-    /// The environment's: no descriptors, no threads.
+    /// The environment's: no descriptors.
     pub(crate) fn new(
         listener: UnixListener,
         options: &Options,
         services: Services<M>,
     ) -> io::Result<Self> {
-        let hook = services.thread_hook.as_ref();
-        let reaper = Reaper::spawn(hook)?;
-        let signaller = Arc::new(Signaller::spawn(hook)?);
+        let signaller = Arc::new(Signaller::new());
         let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-        let pump = match options.migration {
-            Some(most) => Some(Pump::spawn(most as usize, &wake, hook)?),
-            None => None,
-        };
+        let pump = options.migration;
+        let pump = pump.map(|most| Pump::new(most as usize, &wake));
         let limits = Limits {
             max_queues: options.queues,
             ..Limits::default()
@@ -123,7 +122,7 @@ impl<M: GuestAddressSpace> Device<M> {
             &setup(options, &limits, services.translator.is_some()),
             services.interrupts,
             services.doorbells,
-            signaller,
+            Arc::clone(&signaller),
         )?;
         let bounds = MemoryLimits {
             window_size: options.window_size,
@@ -141,7 +140,8 @@ impl<M: GuestAddressSpace> Device<M> {
             journal: Journal::new(),
             statistics: Statistics::default(),
             poller: Poller::new()?,
-            reaper,
+            reaper: Reaper::new(),
+            signaller,
             kinds: FdKinds::new()?,
             inflight: InflightMemory::new(options.inflight_limit),
             limits,
@@ -152,7 +152,7 @@ impl<M: GuestAddressSpace> Device<M> {
             reply_limit: Alarm::new(options.reply_timeout)?,
             memory_limit: Alarm::new(options.orphan_timeout)?,
             notifier: services.notifier,
-            condition: Condition::Alive,
+            condition: Condition::Prepared,
             paused: false,
             resets_in_pieces: options.asynchronous_reset,
             window_waits: false,

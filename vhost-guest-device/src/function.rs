@@ -5,15 +5,16 @@
 //! The PCI function, as a VMM plugs it into its bus.
 
 mod pause;
+mod start;
 
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vhost_guest_vmm_traits::{
-    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper,
+    InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, ThreadHook,
 };
 use vm_memory::GuestAddressSpace;
 
@@ -78,8 +79,9 @@ use crate::worker::{lock, Guarded, Shared, Worker};
 /// ```
 pub struct VhostGuest<M: GuestAddressSpace> {
     device: Shared<M>,
-    /// Absent if the VMM's event loop does its work.
-    worker: Option<Worker>,
+    /// Absent before the start, and if the VMM's event loop does its work.
+    worker: Mutex<Option<Worker>>,
+    hook: Option<Arc<dyn ThreadHook>>,
     events: OwnedFd,
     bars: [BarSpec; 3],
     interrupts: Arc<dyn InterruptManager>,
@@ -88,12 +90,11 @@ pub struct VhostGuest<M: GuestAddressSpace> {
 }
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
-    /// Makes the device, and starts its thread if `with_thread`.
-    pub(crate) fn start(
+    /// Makes the device, without any thread.
+    pub(crate) fn new(
         listener: UnixListener,
         options: &Options,
         services: Services<M>,
-        with_thread: bool,
     ) -> Result<Self, BuildError> {
         let interrupts = Arc::clone(&services.interrupts);
         let doorbells = services.doorbells.clone();
@@ -103,13 +104,10 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         let bars = device.registers.bars();
         let device = Arc::new(Guarded::new(device));
         let events = lock(&device).poller_fd()?;
-        let worker = match with_thread {
-            true => Some(Worker::start(&device, hook)?),
-            false => None,
-        };
         Ok(Self {
             device,
-            worker,
+            worker: Mutex::default(),
+            hook,
             events,
             bars,
             interrupts,
@@ -284,7 +282,8 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
 impl<M: GuestAddressSpace> Drop for VhostGuest<M> {
     fn drop(&mut self) {
         lock(&self.device).stop();
-        if let Some(worker) = &mut self.worker {
+        let worker = self.worker.get_mut();
+        if let Some(worker) = worker.unwrap_or_else(PoisonError::into_inner) {
             worker.join();
         }
     }

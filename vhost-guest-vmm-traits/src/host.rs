@@ -48,7 +48,7 @@ pub trait ThreadHook: Send + Sync {
     ///
     /// # Errors
     ///
-    /// On an error the thread ends, and creating the device fails.
+    /// On an error the thread ends, and starting the device fails.
     fn thread_started(&self, name: &str) -> io::Result<()>;
 }
 

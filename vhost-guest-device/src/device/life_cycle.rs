@@ -6,7 +6,9 @@
 //! end.
 
 use std::io;
+use std::sync::Arc;
 
+use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device, MAX_QUEUE_SIZE, TRUNCATED};
@@ -224,7 +226,7 @@ impl<M: GuestAddressSpace> Device<M> {
     /// The environment failed so that a promise cannot be kept: no frontend is
     /// accepted any more. What can be taken from the guest is taken.
     pub(crate) fn die(&mut self, error: io::Error) {
-        if self.condition != Condition::Alive {
+        if matches!(self.condition, Condition::Dead | Condition::Stopped) {
             return;
         }
         self.condition = Condition::Dead;
@@ -237,8 +239,37 @@ impl<M: GuestAddressSpace> Device<M> {
         }
     }
 
+    /// Starts the threads for what a peer can delay, and accepts frontends
+    /// from now on. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// A thread could not be created, or its hook failed. Those that exist stay
+    /// for the next try.
+    pub(crate) fn start(&mut self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
+        self.reaper.start(hook)?;
+        self.signaller.start(hook)?;
+        if let Some(pump) = &self.pump {
+            pump.start_threads(hook)?;
+        }
+        if self.condition == Condition::Prepared {
+            self.condition = Condition::Alive;
+        }
+        if self.wants_frontend() {
+            // The driver was faster.
+            self.wake();
+        }
+        Ok(())
+    }
+
     /// The VMM drops the device: everything is revoked, and the worker ends.
     pub(crate) fn stop(&mut self) {
+        if self.condition == Condition::Prepared {
+            // There is nothing to take back, and a process that was forked may
+            // have started a copy: its eventfds and timers are the same.
+            self.condition = Condition::Stopped;
+            return;
+        }
         self.revoke();
         self.condition = Condition::Stopped;
         self.wake();

@@ -158,7 +158,7 @@ impl<M: GuestAddressSpace> Device<M> {
     }
 
     /// Whether a frontend may connect now.
-    fn wants_frontend(&self) -> bool {
+    pub(super) fn wants_frontend(&self) -> bool {
         self.condition == Condition::Alive
             && self.connection.is_none()
             && self.registers.is_running()

@@ -36,9 +36,14 @@ pub(super) trait Job: Sized + Send + 'static {
 ///
 /// All of them exist from the start: a job that blocks costs one thread, the
 /// others go on, and no thread has to be created in the middle of an attack or
-/// under a seccomp filter. Dropping the crew waits for nothing: the threads
+/// under a seccomp filter. What is pushed before they exist waits for them.
+/// Dropping the crew waits for nothing: the threads
 /// finish the queue and end, one that is blocked ends when its job does.
 pub(super) struct Crew<J: Job> {
+    name: &'static str,
+    threads: usize,
+    /// How many threads exist.
+    started: Mutex<usize>,
     shared: Arc<Shared<J>>,
 }
 
@@ -108,17 +113,12 @@ impl<J: Job> Shared<J> {
 }
 
 impl<J: Job> Crew<J> {
-    /// Starts `threads` threads, and waits until `hook` has run in each.
-    ///
-    /// # Errors
-    ///
-    /// A thread could not be created, or its hook failed.
-    pub(super) fn spawn(
-        name: &'static str,
-        threads: usize,
-        hook: Option<&Arc<dyn ThreadHook>>,
-    ) -> io::Result<Self> {
-        let crew = Self {
+    /// A crew of `threads` threads that are not started yet.
+    pub(super) fn new(name: &'static str, threads: usize) -> Self {
+        Self {
+            name,
+            threads,
+            started: Mutex::new(0),
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
                     queue: VecDeque::new(),
@@ -127,27 +127,39 @@ impl<J: Job> Crew<J> {
                 }),
                 work: Condvar::new(),
             }),
-        };
-        for _ in 0..threads {
-            let shared = Arc::clone(&crew.shared);
-            let hook = hook.cloned();
-            let (started, start) = mpsc::sync_channel(1);
-            thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(move || {
-                    let hooked = hook.map_or(Ok(()), |hook| hook.thread_started(name));
-                    let outcome = hooked.and_then(|()| J::prepare());
-                    let failed = outcome.is_err();
-                    let _ = started.send(outcome);
-                    if !failed {
-                        shared.work();
-                    }
-                })?;
-            start
-                .recv()
-                .map_err(|_| io::Error::other("the thread ended in its start hook"))??;
         }
-        Ok(crew)
+    }
+
+    /// Starts the threads that do not exist yet, and waits until `hook` has
+    /// run in each.
+    ///
+    /// # Errors
+    ///
+    /// A thread could not be created, or its hook failed.
+    pub(super) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        while *started < self.threads {
+            self.start_one(hook.cloned())?;
+            *started += 1;
+        }
+        Ok(())
+    }
+
+    fn start_one(&self, hook: Option<Arc<dyn ThreadHook>>) -> io::Result<()> {
+        let (shared, name) = (Arc::clone(&self.shared), self.name);
+        let (started, start) = mpsc::sync_channel(1);
+        let body = move || {
+            let hooked = hook.map_or(Ok(()), |hook| hook.thread_started(name));
+            let outcome = hooked.and_then(|()| J::prepare());
+            let failed = outcome.is_err();
+            let _ = started.send(outcome);
+            if !failed {
+                shared.work();
+            }
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        let ended = || io::Error::other("the thread ended in its start hook");
+        start.recv().map_err(|_| ended())?
     }
 
     /// Adds a job. Never blocks.

@@ -56,23 +56,36 @@ pub(crate) enum PumpError {
 }
 
 impl Pump {
-    /// Starts the threads; `hook` runs first in each. Streams move at most
-    /// `chunk` bytes at a time, and signal `wake`.
+    /// Without threads. Streams move at most `chunk` bytes at a time, and
+    /// signal `wake`.
+    pub(crate) fn new(chunk: usize, wake: &Arc<OwnedFd>) -> Self {
+        Self {
+            crew: Crew::new("vhost-guest-mig", THREADS),
+            wake: Arc::clone(wake),
+            chunk,
+            streams: 0,
+        }
+    }
+
+    /// Starts the threads; `hook` runs first in each.
     ///
     /// # Errors
     ///
     /// A thread could not be created, or its hook failed.
+    pub(crate) fn start_threads(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
+        self.crew.start(hook)
+    }
+
+    /// With its threads.
+    #[cfg(test)]
     pub(crate) fn spawn(
         chunk: usize,
         wake: &Arc<OwnedFd>,
         hook: Option<&Arc<dyn ThreadHook>>,
     ) -> io::Result<Self> {
-        Ok(Self {
-            crew: Crew::spawn("vhost-guest-mig", THREADS, hook)?,
-            wake: Arc::clone(wake),
-            chunk,
-            streams: 0,
-        })
+        let pump = Self::new(chunk, wake);
+        pump.start_threads(hook)?;
+        Ok(pump)
     }
 
     /// Starts to move state through `fd`.

@@ -32,14 +32,28 @@ pub(crate) struct Reaper {
 }
 
 impl Reaper {
+    /// Without threads: descriptors stay open until [`start`](Self::start).
+    pub(crate) fn new() -> Self {
+        Self {
+            crew: Arc::new(Crew::new("vhost-guest-fd", THREADS)),
+        }
+    }
+
     /// Starts the threads; `hook` runs first in each.
     ///
     /// # Errors
     ///
     /// A thread could not be created, or its hook failed.
+    pub(crate) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
+        self.crew.start(hook)
+    }
+
+    /// With its threads.
+    #[cfg(test)]
     pub(crate) fn spawn(hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<Self> {
-        let crew = Arc::new(Crew::spawn("vhost-guest-fd", THREADS, hook)?);
-        Ok(Self { crew })
+        let reaper = Self::new();
+        reaper.start(hook)?;
+        Ok(reaper)
     }
 
     /// Descriptors that are not closed yet although nobody wants them.

@@ -55,14 +55,28 @@ enum Work {
 }
 
 impl Signaller {
+    /// Without threads: signals wait until [`start`](Self::start).
+    pub(crate) fn new() -> Self {
+        Self {
+            crew: Crew::new("vhost-guest-sig", THREADS),
+        }
+    }
+
     /// Starts the threads; `hook` runs first in each.
     ///
     /// # Errors
     ///
     /// A thread could not be created, or its hook failed.
+    pub(crate) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
+        self.crew.start(hook)
+    }
+
+    /// With its threads.
+    #[cfg(test)]
     pub(crate) fn spawn(hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<Self> {
-        let crew = Crew::spawn("vhost-guest-sig", THREADS, hook)?;
-        Ok(Self { crew })
+        let signaller = Self::new();
+        signaller.start(hook)?;
+        Ok(signaller)
     }
 
     /// Signals `eventfd` soon. Never blocks.

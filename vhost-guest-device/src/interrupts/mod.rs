@@ -262,6 +262,9 @@ impl Interrupts {
     fn unmap(&mut self, at: usize) {
         let line = &mut self.lines[at];
         line.vector = NO_VECTOR;
+        if line.source.is_none() {
+            return;
+        }
         if self.wires.disarm(line.armed().as_slice()).is_err() {
             return;
         }

@@ -16,30 +16,36 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::rig::NEEDS_RESET;
 use crate::builder::{Builder, Services};
+use crate::error::BuildError;
 use crate::function::VhostGuest;
 use crate::pci::bars::{COMMON, DEVICE, NOTIFY};
 
-type Function = VhostGuest<Arc<GuestMemoryMmap>>;
+pub(super) type Function = VhostGuest<Arc<GuestMemoryMmap>>;
 
 const STATUS: u64 = COMMON + 0x14;
 
-struct Vmm {
-    function: Function,
-    vmm: Arc<TestVmm>,
-    address: SocketAddr,
+pub(super) struct Vmm {
+    pub(super) function: Function,
+    pub(super) vmm: Arc<TestVmm>,
+    pub(super) address: SocketAddr,
 }
 
 /// One whose event loop has the device's work to do.
 fn vmm(name: &str) -> Vmm {
-    plug(name, false, |builder| builder)
+    plug(name, Builder::build_without_thread)
 }
 
 /// One that leaves it to the device's thread.
 fn threaded(name: &str) -> Vmm {
-    plug(name, true, |builder| builder)
+    plug(name, Builder::build)
 }
 
-fn plug(name: &str, with_thread: bool, choose: fn(Builder) -> Builder) -> Vmm {
+type Lent = Services<Arc<GuestMemoryMmap>>;
+
+pub(super) fn plug(
+    name: &str,
+    make: impl FnOnce(Builder, Lent) -> Result<Function, BuildError>,
+) -> Vmm {
     let name = format!("vhost-guest-{}-{name}", std::process::id());
     let address = SocketAddr::from_abstract_name(name).unwrap();
     let listener = UnixListener::bind_addr(&address).unwrap();
@@ -54,12 +60,8 @@ fn plug(name: &str, with_thread: bool, choose: fn(Builder) -> Builder) -> Vmm {
         notifier: None,
         thread_hook: Some(vmm.clone()),
     };
-    let builder = choose(Builder::new(listener).queues(1).device_type(2));
-    let function = match with_thread {
-        true => builder.build(services),
-        false => builder.build_without_thread(services),
-    };
-    let function = function.unwrap();
+    let builder = Builder::new(listener).queues(1).device_type(2);
+    let function = make(builder, services).unwrap();
     Vmm {
         function,
         vmm,
@@ -67,27 +69,27 @@ fn plug(name: &str, with_thread: bool, choose: fn(Builder) -> Builder) -> Vmm {
     }
 }
 
-fn is_ready(function: &Function) -> bool {
+pub(super) fn is_ready(function: &Function) -> bool {
     let event_fd = function.event_fd();
     let mut fds = [PollFd::new(&event_fd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
 }
 
 /// What a VMM's event loop does.
-fn run(function: &Function) {
+pub(super) fn run(function: &Function) {
     while is_ready(function) {
         function.process_events();
     }
 }
 
-fn read(function: &Function, offset: u64) -> u8 {
+pub(super) fn read(function: &Function, offset: u64) -> u8 {
     let mut data = [0];
     function.bar_read(0, offset, &mut data);
     data[0]
 }
 
 /// A driver without queues, which is enough to be connected.
-fn start(function: &Function) {
+pub(super) fn start(function: &Function) {
     let _ = function.config_write(0x04, &6u16.to_le_bytes());
     for status in [0, 1, 3] {
         function.bar_write(0, STATUS, &[status]);
@@ -142,12 +144,16 @@ fn is_not_ready_in_a_pause() {
 #[test]
 fn a_reset_may_be_the_loops_work_or_the_threads() {
     let asynchronous = |builder: Builder| builder.asynchronous_reset(true);
-    let Vmm { function, .. } = plug("reset-loop", false, asynchronous);
+    let Vmm { function, .. } = plug("reset-loop", |builder, services| {
+        asynchronous(builder).build_without_thread(services)
+    });
     start(&function);
     assert_eq!(read(&function, STATUS), 1, "the reset is not done");
     run(&function);
     assert_eq!(read(&function, STATUS), 0);
-    let Vmm { function, .. } = plug("reset-thread", true, asynchronous);
+    let Vmm { function, .. } = plug("reset-thread", |builder, services| {
+        asynchronous(builder).build(services)
+    });
     let _ = function.config_write(0x04, &6u16.to_le_bytes());
     function.bar_write(0, STATUS, &[1]);
     function.bar_write(0, STATUS, &[0]);

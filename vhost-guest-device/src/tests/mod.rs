@@ -33,6 +33,7 @@ mod rig;
 mod session;
 mod siege;
 mod stage;
+mod start;
 mod translation;
 mod vmm_choices;
 mod vmm_faults;

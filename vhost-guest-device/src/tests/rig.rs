@@ -165,7 +165,8 @@ impl Rig {
             thread_hook: None,
         };
         lend(&mut services);
-        let device = Device::new(listener, &options, services).unwrap();
+        let mut device = Device::new(listener, &options, services).unwrap();
+        device.start(None).unwrap();
         Self {
             device,
             vmm,
