@@ -56,7 +56,8 @@ impl Ledger {
     }
 
     fn handle<'m>(&mut self, ring: &mut Ring<'m>, mut chain: Chain<'m>) {
-        let tag = u32::from_le_bytes(chain.read_array().unwrap());
+        // Nothing to read, where a ring has been mistaken.
+        let tag = u32::from_le_bytes(chain.read_array().unwrap_or_default());
         self.fuse.step();
         self.book.lock().unwrap().note(tag);
         self.fuse.step();

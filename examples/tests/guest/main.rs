@@ -6,11 +6,13 @@
 //! frontend whose guest has a ring: what a guest has to get right itself.
 
 mod crashes;
+mod disk;
 mod frontend;
 mod host;
 mod ledger;
 mod ring;
 mod state;
+mod vm;
 
 /// Numbers without order, the same in every run with the same seed.
 struct Noise(u64);

@@ -5,8 +5,8 @@
 //! The frontend's guest: memory that is shared, and a ring in it, split
 //! (virtio 1.2 §2.7) or packed (§2.8).
 //!
-//! Each request has two descriptors: four bytes that the backend reads, and
-//! four that it writes.
+//! Requests are made in slots, each of which has room for its data and for
+//! its descriptors.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,9 +19,11 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 use crate::frontend::Request;
 
 /// Descriptors of the ring.
-pub const NUM: u16 = 16;
+pub const NUM: u16 = 32;
 /// Requests that there can be at a time.
-pub const SLOTS: u16 = NUM / 2;
+pub const SLOTS: u16 = NUM / SLOT_DESCRIPTORS;
+const SLOT_DESCRIPTORS: u16 = 4;
+const SLOT_LEN: u64 = 0x400;
 
 const GPA: u64 = 0x4000_0000;
 const LEN: u64 = 0x1_0000;
@@ -41,6 +43,10 @@ const F_USED: u16 = 1 << 15;
 /// Where a packed ring begins: both wrap counters are 1.
 const START: u16 = 1 << 15;
 
+/// A part of a request: where it is in the slot, its length, and whether the
+/// backend writes it.
+pub type Part = (u64, u32, bool);
+
 /// Where the guest stands in its ring.
 enum Kind {
     Split { available: u16, seen: u16 },
@@ -52,6 +58,8 @@ pub struct Ring {
     memory: GuestMemoryMmap,
     file: File,
     kind: Kind,
+    /// Descriptors of the request in each slot.
+    counts: [u16; SLOTS as usize],
 }
 
 impl Ring {
@@ -74,7 +82,12 @@ impl Ring {
                 seen: START,
             },
         };
-        Self { memory, file, kind }
+        Self {
+            memory,
+            file,
+            kind,
+            counts: [0; SLOTS as usize],
+        }
     }
 
     fn load<T: vm_memory::AtomicAccess>(&self, at: u64) -> T {
@@ -88,51 +101,75 @@ impl Ring {
     }
 
     fn data(slot: u16) -> u64 {
-        DATA + 8 * u64::from(slot)
+        DATA + SLOT_LEN * u64::from(slot)
+    }
+
+    /// Writes to the data of a slot.
+    pub fn write(&self, slot: u16, at: u64, bytes: &[u8]) {
+        let at = GuestAddress(GPA + Self::data(slot) + at);
+        self.memory.write_slice(bytes, at).unwrap();
+    }
+
+    /// Reads from it.
+    pub fn read(&self, slot: u16, at: u64, bytes: &mut [u8]) {
+        let at = GuestAddress(GPA + Self::data(slot) + at);
+        self.memory.read_slice(bytes, at).unwrap();
     }
 
     /// Makes a request in `slot`, which must be free.
-    pub fn offer(&mut self, slot: u16, tag: u32) {
-        self.store(Self::data(slot), tag);
-        self.store(Self::data(slot) + 4, 0u32);
-        match &mut self.kind {
-            Kind::Split { available, .. } => {
-                let (head, at) = (2 * slot, 4 + 2 * u64::from(*available % NUM));
-                *available = available.wrapping_add(1);
-                let index = *available;
-                self.put_split(head, Self::data(slot), NEXT, head + 1);
-                self.put_split(head + 1, Self::data(slot) + 4, WRITE, 0);
-                self.store(AVAILABLE + at, head);
-                self.store(AVAILABLE + 2, index);
+    pub fn offer(&mut self, slot: u16, parts: &[Part]) {
+        self.counts[usize::from(slot)] = parts.len() as u16;
+        match self.kind {
+            Kind::Split { available, seen } => {
+                let head = SLOT_DESCRIPTORS * slot;
+                for (i, part) in parts.iter().enumerate() {
+                    let more = i + 1 < parts.len();
+                    self.put_split(head + i as u16, slot, *part, more);
+                }
+                let at = AVAILABLE + 4 + 2 * u64::from(available % NUM);
+                let available = available.wrapping_add(1);
+                self.store(at, head);
+                self.store(AVAILABLE + 2, available);
+                self.kind = Kind::Split { available, seen };
             }
-            Kind::Packed { next, .. } => {
-                let first = *next;
-                *next = forward(first);
-                self.put_packed(first + 1, Self::data(slot) + 4, slot, WRITE | fresh(first));
-                self.put_packed(first, Self::data(slot), slot, NEXT | fresh(first));
+            Kind::Packed { next, seen } => {
+                // The first one last: it makes all of them available.
+                for (i, part) in parts.iter().enumerate().rev() {
+                    let more = i + 1 < parts.len();
+                    self.put_packed(forward(next, i as u16), slot, *part, more);
+                }
+                let next = forward(next, parts.len() as u16);
+                self.kind = Kind::Packed { next, seen };
             }
         }
     }
 
-    fn put_split(&self, index: u16, address: u64, flags: u16, next: u16) {
+    fn put(&self, at: u64, slot: u16, (offset, len, _): Part) {
+        self.store(at, GPA + Self::data(slot) + offset);
+        self.store(at + 8, len);
+    }
+
+    fn put_split(&self, index: u16, slot: u16, part: Part, more: bool) {
         let at = DESCRIPTORS + 16 * u64::from(index);
-        self.store(at, GPA + address);
-        self.store(at + 8, 4u32);
-        self.store(at + 12, flags);
-        self.store(at + 14, next);
+        self.put(at, slot, part);
+        self.store(at + 12, flags(part, more));
+        self.store(at + 14, index + 1);
     }
 
-    fn put_packed(&self, position: u16, address: u64, id: u16, flags: u16) {
+    fn put_packed(&self, position: u16, slot: u16, part: Part, more: bool) {
         let at = DESCRIPTORS + 16 * u64::from(position & !START);
-        self.store(at, GPA + address);
-        self.store(at + 8, 4u32);
-        self.store(at + 12, id);
-        self.store(at + 14, flags);
+        self.put(at, slot, part);
+        self.store(at + 12, slot);
+        let fresh = match position & START {
+            0 => F_USED,
+            _ => F_AVAILABLE,
+        };
+        self.store(at + 14, flags(part, more) | fresh);
     }
 
-    /// The slot that was used next, with its answer.
-    pub fn used(&mut self) -> Option<(u16, u32)> {
-        let slot = match self.kind {
+    /// The slot that was used next.
+    pub fn used(&mut self) -> Option<u16> {
+        match self.kind {
             Kind::Split { available, seen } => {
                 if self.load::<u16>(USED + 2) == seen {
                     return None;
@@ -140,7 +177,7 @@ impl Ring {
                 let at = USED + 4 + 8 * u64::from(seen % NUM);
                 let seen = seen.wrapping_add(1);
                 self.kind = Kind::Split { available, seen };
-                self.load::<u32>(at) as u16 / 2
+                Some(self.load::<u32>(at) as u16 / SLOT_DESCRIPTORS)
             }
             Kind::Packed { next, seen } => {
                 let at = DESCRIPTORS + 16 * u64::from(seen & !START);
@@ -149,13 +186,13 @@ impl Ring {
                 if used != [seen & START != 0; 2] {
                     return None;
                 }
-                let seen = forward(seen);
+                let slot: u16 = self.load(at + 12);
+                let count = self.counts.get(usize::from(slot)).copied();
+                let seen = forward(seen, count.unwrap_or(1));
                 self.kind = Kind::Packed { next, seen };
-                self.load(at + 12)
+                Some(slot)
             }
-        };
-        assert!(slot < SLOTS);
-        Some((slot, self.load(Self::data(slot) + 4)))
+        }
     }
 
     /// What a frontend knows of where the ring stands when nobody has told
@@ -200,20 +237,16 @@ impl Ring {
     }
 }
 
-/// The position one request behind `position`: two descriptors, and the size
-/// of the ring is even.
-fn forward(position: u16) -> u16 {
-    let index = (position & !START) + 2;
-    match index == NUM {
-        true => position & START ^ START,
-        false => position & START | index,
+/// The position `count` descriptors behind `position`.
+fn forward(position: u16, count: u16) -> u16 {
+    let index = (position & !START) + count;
+    match index.checked_sub(NUM) {
+        Some(index) => (position & START ^ START) | index,
+        None => position & START | index,
     }
 }
 
-/// Flags of an available descriptor.
-fn fresh(position: u16) -> u16 {
-    match position & START {
-        0 => F_USED,
-        _ => F_AVAILABLE,
-    }
+fn flags((_, _, writable): Part, more: bool) -> u16 {
+    let write = if writable { WRITE } else { 0 };
+    write | if more { NEXT } else { 0 }
 }
