@@ -33,6 +33,20 @@
 //! Nothing of rust-vmm's appears in a signature, so that VMMs with types of
 //! their own implement the traits without conversions.
 //!
+//! # What will not change
+//!
+//! The traits are frozen: an adapter that is written today works with every
+//! later version. What may be added is
+//!
+//! - a method with a default, which does what devices did without it;
+//! - a trait of its own for something new, which a VMM may lend or not;
+//! - a promise that the device makes.
+//!
+//! No method changes its signature or asks more of an implementer than it does
+//! now, none loses its default. Structures get no fields, enumerations no
+//! variants, traits no supertraits. The feature `test-utils` is for tests and
+//! has no part in this.
+//!
 //! # Example
 //!
 //! ```
