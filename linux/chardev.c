@@ -63,6 +63,7 @@ static int vg_open(struct inode *inode, struct file *file)
 	}
 	opener->vg = vg;
 	opener->channel = VG_FRONTEND;
+	opener->region.size = vg->window_len;
 	file->private_data = opener;
 	file->f_mapping = vg->inode->i_mapping;
 	return stream_open(inode, file);
@@ -138,6 +139,7 @@ static long vg_ioctl(struct file *file, unsigned int request, unsigned long argu
 	void __user *pointer = (void __user *)argument;
 	struct vhost_guest *vg = opener->vg;
 	struct vhost_guest_eventfd eventfd;
+	struct vhost_guest_region region;
 	u32 state;
 	int ret;
 
@@ -145,6 +147,9 @@ static long vg_ioctl(struct file *file, unsigned int request, unsigned long argu
 		return vg_get_info(vg, pointer);
 	if (request == VHOST_GUEST_OPEN)
 		return vg_open_file(opener, argument);
+	if (request == VHOST_GUEST_OPEN_REGION)
+		return copy_from_user(&region, pointer, sizeof(region)) ?
+			-EFAULT : vg_open_region(opener, &region);
 	if (request == VHOST_GUEST_SET_EVENTFD &&
 	    copy_from_user(&eventfd, pointer, sizeof(eventfd)))
 		return -EFAULT;
@@ -182,9 +187,17 @@ static int vg_release_file(struct inode *inode, struct file *file)
 	return 0;
 }
 
+static loff_t vg_window_seek(struct file *file, loff_t offset, int whence)
+{
+	const struct vg_file *further = file->private_data;
+
+	return fixed_size_llseek(file, offset, whence, further->region.size);
+}
+
 static const struct file_operations vg_window_fops = {
 	.owner = THIS_MODULE,
 	.release = vg_release_file,
+	.llseek = vg_window_seek,
 	.mmap = vg_window_mmap,
 };
 
@@ -198,7 +211,7 @@ static const struct file_operations vg_channel_fops = {
 
 /* A file that knows the device, but does not keep it open. */
 static struct file *vg_new_file(struct vg_file *opener, const char *name, unsigned int what,
-				int flags)
+				const struct vhost_guest_region *region, int flags)
 {
 	struct vhost_guest *vg = opener->vg;
 	struct vg_file *further;
@@ -211,6 +224,7 @@ static struct file *vg_new_file(struct vg_file *opener, const char *name, unsign
 	further->session = opener->session;
 	further->only_window = what == VHOST_GUEST_OPEN_WINDOW;
 	further->channel = what == VHOST_GUEST_OPEN_MIGRATION ? VG_MIGRATION : VG_BACKEND;
+	further->region = *region;
 	down_read(&vg->window_lock);
 	further->generation = vg->generation;
 	up_read(&vg->window_lock);
@@ -225,18 +239,18 @@ static struct file *vg_new_file(struct vg_file *opener, const char *name, unsign
 	return file;
 }
 
-int vg_open_file(struct vg_file *opener, unsigned long what)
+/* Gives the process a descriptor of a new file. */
+static int vg_open_new(struct vg_file *opener, unsigned int what,
+		       const struct vhost_guest_region *region, int flags)
 {
 	static const char * const names[] = {
 		[VHOST_GUEST_OPEN_WINDOW] = "[vhost-guest-window]",
 		[VHOST_GUEST_OPEN_BACKEND] = "[vhost-guest-backend]",
 		[VHOST_GUEST_OPEN_MIGRATION] = "[vhost-guest-migration]",
 	};
-	int flags = what & VHOST_GUEST_OPEN_NONBLOCK ? O_NONBLOCK : 0;
 	struct file *file;
 	int fd;
 
-	what &= ~(unsigned long)VHOST_GUEST_OPEN_NONBLOCK;
 	if (what >= ARRAY_SIZE(names))
 		return -EINVAL;
 	if (what == VHOST_GUEST_OPEN_MIGRATION && !opener->vg->max_migration_message_size)
@@ -246,11 +260,32 @@ int vg_open_file(struct vg_file *opener, unsigned long what)
 	fd = get_unused_fd_flags(O_CLOEXEC);
 	if (fd < 0)
 		return fd;
-	file = vg_new_file(opener, names[what], what, O_RDWR | flags);
+	file = vg_new_file(opener, names[what], what, region, O_RDWR | flags);
 	if (IS_ERR(file)) {
 		put_unused_fd(fd);
 		return PTR_ERR(file);
 	}
 	fd_install(fd, file);
 	return fd;
+}
+
+int vg_open_file(struct vg_file *opener, unsigned long what)
+{
+	const unsigned long nonblock = VHOST_GUEST_OPEN_NONBLOCK;
+
+	if (what > U32_MAX)
+		return -EINVAL;
+	return vg_open_new(opener, what & ~nonblock, &opener->region,
+			   what & nonblock ? O_NONBLOCK : 0);
+}
+
+int vg_open_region(struct vg_file *opener, const struct vhost_guest_region *region)
+{
+	u64 len = opener->vg->window_len;
+
+	if (!region->size || !PAGE_ALIGNED(region->offset))
+		return -EINVAL;
+	if (region->offset > len || region->size > len - region->offset)
+		return -EINVAL;
+	return vg_open_new(opener, VHOST_GUEST_OPEN_WINDOW, region, 0);
 }

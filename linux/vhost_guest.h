@@ -180,6 +180,8 @@ struct vg_file {
 	bool only_window;
 	u64 session;
 	u64 generation;
+	/* what of the window can be mapped */
+	struct vhost_guest_region region;
 };
 
 /* structures.c: where the structures of the device are */
@@ -241,6 +243,7 @@ void vg_channels_wake(struct vhost_guest *vg);
 /* chardev.c */
 extern const struct file_operations vg_fops;
 int vg_open_file(struct vg_file *opener, unsigned long what);
+int vg_open_region(struct vg_file *opener, const struct vhost_guest_region *region);
 bool vg_is_open(const struct vg_file *file);
 
 #endif /* VHOST_GUEST_H */

@@ -92,17 +92,18 @@ static vm_fault_t vg_window_fault(struct vm_fault *vmf)
 	struct vhost_guest *vg = file->vg;
 	unsigned long address, end, start;
 	vm_fault_t ret = VM_FAULT_SIGBUS;
-	unsigned long first;
+	unsigned long first, frame;
 
 	address = vmf->address & PAGE_MASK;
 	start = max(round_down(address, VG_FAULT_AROUND), vma->vm_start);
 	end = min(round_down(address, VG_FAULT_AROUND) + VG_FAULT_AROUND, vma->vm_end);
-	/* The frame at the start; vmf->pgoff was checked by mmap(). */
-	first = PHYS_PFN(vg->window_start) + vmf->pgoff - ((address - start) >> PAGE_SHIFT);
+	/* vmf->pgoff was checked by mmap(). */
+	frame = PHYS_PFN(vg->window_start + file->region.offset) + vmf->pgoff;
+	first = frame - ((address - start) >> PAGE_SHIFT);
 
 	down_read(&vg->window_lock);
 	if (vg_window_is_open(file))
-		ret = vmf_insert_pfn(vma, address, PHYS_PFN(vg->window_start) + vmf->pgoff);
+		ret = vmf_insert_pfn(vma, address, frame);
 	/* The neighbours are a favour; pages that are there stay. */
 	for (address = start; ret == VM_FAULT_NOPAGE && address < end; address += PAGE_SIZE) {
 		if (vmf_insert_pfn(vma, address, first) != VM_FAULT_NOPAGE)
@@ -121,7 +122,7 @@ int vg_window_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct vg_file *opener = file->private_data;
 	struct vhost_guest *vg = opener->vg;
-	u64 pages = vg->window_len >> PAGE_SHIFT;
+	u64 pages = PAGE_ALIGN(opener->region.size) >> PAGE_SHIFT;
 	bool open;
 
 	if (!(vma->vm_flags & VM_SHARED))

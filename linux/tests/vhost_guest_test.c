@@ -388,6 +388,43 @@ static void test_mappings(void)
 	close(fd);
 }
 
+static int open_region(int fd, uint64_t offset, uint64_t size)
+{
+	struct vhost_guest_region region = { .offset = offset, .size = size };
+
+	return ioctl(fd, VHOST_GUEST_OPEN_REGION, &region);
+}
+
+static void test_regions(void)
+{
+	int fd = open_device(0), region;
+	uint64_t size = info_of(fd).window_size;
+	uint8_t *mapping;
+
+	FAILS(ioctl(fd, VHOST_GUEST_OPEN_REGION, nowhere), EFAULT);
+	FAILS(open_region(fd, 0, 0), EINVAL);
+	FAILS(open_region(fd, 1, PAGE), EINVAL);
+	FAILS(open_region(fd, size, PAGE), EINVAL);
+	FAILS(open_region(fd, size - PAGE, PAGE + 1), EINVAL);
+	FAILS(open_region(fd, UINT64_MAX - PAGE + 1, PAGE), EINVAL);
+	FAILS(open_region(fd, PAGE, UINT64_MAX), EINVAL);
+	region = open_region(fd, size - 2 * PAGE, PAGE + 1);
+	check(region >= 0, "a part of the window has a file");
+	check(lseek(region, 0, SEEK_END) == (off_t)PAGE + 1, "its size can be asked for");
+	FAILS(ioctl(region, VHOST_GUEST_OPEN_REGION, nowhere), ENOTTY);
+	FAILS(map(region, 3 * PAGE, 0), EINVAL);
+	FAILS(map(region, PAGE, 2 * PAGE), EINVAL);
+	mapping = map(region, 2 * PAGE, 0);
+	check(load(mapping) == 0xff && load(mapping + 2 * PAGE - 1) == 0xff,
+	      "its last page is there as a whole");
+	WORKS(ioctl(fd, VHOST_GUEST_RESET, 0));
+	check(load(mapping) == -SIGBUS, "it ends with a reset");
+	FAILS(map(region, PAGE, 0), ENODEV);
+	munmap(mapping, 2 * PAGE);
+	close(region);
+	close(fd);
+}
+
 /* Takes what a backend has; the result is its mapping of a page. */
 static uint8_t *have_everything(int fd)
 {
@@ -721,6 +758,7 @@ int main(int argc, char **argv)
 	test_eventfds();
 	test_bad_mappings();
 	test_mappings();
+	test_regions();
 	test_death();
 	test_unbind();
 	test_function_reset();

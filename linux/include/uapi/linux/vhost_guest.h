@@ -186,4 +186,22 @@ struct vhost_guest_eventfd {
 
 #define VHOST_GUEST_OPEN	_IO(VHOST_GUEST_MAGIC, 0x06)
 
+/**
+ * struct vhost_guest_region - a part of the window
+ * @offset: where it starts in the window, a multiple of the page size
+ * @size: bytes of it, not 0
+ */
+struct vhost_guest_region {
+	__u64 offset;
+	__u64 size;
+};
+
+/*
+ * A file as VHOST_GUEST_OPEN_WINDOW gives, for a part of the window: its offset
+ * 0 is the start of the part, and lseek() tells the size. It is what a program
+ * expects that gets the memory of the frontend in files, and maps each of them
+ * from its beginning.
+ */
+#define VHOST_GUEST_OPEN_REGION	_IOW(VHOST_GUEST_MAGIC, 0x07, struct vhost_guest_region)
+
 #endif /* _UAPI_LINUX_VHOST_GUEST_H */
