@@ -21,6 +21,7 @@ const SET_TYPE: Opcode = opcode::none(MAGIC, 3);
 const SET_BACKEND_UP: Opcode = opcode::none(MAGIC, 4);
 const SET_EVENTFD: Opcode = opcode::write::<Eventfd>(MAGIC, 5);
 const OPEN: Opcode = opcode::none(MAGIC, 6);
+const OPEN_REGION: Opcode = opcode::write::<Region>(MAGIC, 7);
 
 pub const F_BIG_ENDIAN: u32 = 1 << 0;
 
@@ -62,6 +63,37 @@ struct Eventfd {
     index: u32,
     fd: RawFd,
     reserved: u32,
+}
+
+/// `struct vhost_guest_region`
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    offset: u64,
+    size: u64,
+}
+
+/// A request that makes a file for a part of the window.
+struct OpenRegion(Region);
+
+// SAFETY: the driver reads a struct vhost_guest_region, which `Region` is, and
+// no other memory; the pointer is to a field of this very object.
+unsafe impl Ioctl for OpenRegion {
+    type Output = IoctlOutput;
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        OPEN_REGION
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        (&raw mut self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(output: IoctlOutput, _: *mut c_void) -> Result<IoctlOutput> {
+        Ok(output)
+    }
 }
 
 /// A request with a number as its argument, and one as its result.
@@ -138,6 +170,14 @@ pub fn open(fd: BorrowedFd<'_>, what: u32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+pub fn open_region(fd: BorrowedFd<'_>, offset: u64, size: u64) -> Result<OwnedFd> {
+    // SAFETY: `OpenRegion` tells what the driver reads; no other file knows the
+    // number.
+    let new = unsafe { ioctl(fd, OpenRegion(Region { offset, size })) }?;
+    // SAFETY: as in `open`.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +192,7 @@ mod tests {
         assert_eq!(SET_BACKEND_UP, 0xb904);
         assert_eq!(SET_EVENTFD, 0x4010_b905);
         assert_eq!(OPEN, 0xb906);
+        assert_eq!(OPEN_REGION, 0x4010_b907);
         let header = include_str!("../../../linux/include/uapi/linux/vhost_guest.h");
         for definition in [
             format!("VHOST_GUEST_API_VERSION\t{API_VERSION}"),

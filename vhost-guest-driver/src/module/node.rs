@@ -178,6 +178,13 @@ impl Node {
         Ok(abi::open(self.as_fd(), abi::OPEN_WINDOW)?)
     }
 
+    /// As [`open_window`](Self::open_window), for `size` bytes of the window
+    /// from `offset` on, a multiple of the page size: offset 0 in the file is
+    /// the first of them, and `lseek` tells how many there are.
+    pub fn open_region(&self, offset: u64, size: u64) -> io::Result<OwnedFd> {
+        Ok(abi::open_region(self.as_fd(), offset, size)?)
+    }
+
     /// The file for the backend's own requests, which are written to it; the
     /// answers are read there. It does not block, and is of use as long as
     /// this one is open.
