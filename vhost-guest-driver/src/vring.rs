@@ -145,6 +145,9 @@ pub(crate) struct Vring {
     packed: bool,
     /// SET_VRING_BASE came, or the vring has run.
     placed: bool,
+    /// The frontend was told where it stopped, and has it begin where it
+    /// likes. Another one, after a crash, may not know.
+    told: bool,
     /// Of a packed ring, index and wrap counter (bit 15), as in
     /// SET_VRING_BASE; this is so with all three.
     next_avail: u16,
@@ -347,6 +350,7 @@ impl Vring {
         if first {
             self.next_avail = self.used_idx;
         }
+        self.told |= self.opened;
         self.started = false;
         self.opened = false;
         (self.miss, self.asked) = (None, None);
@@ -369,6 +373,7 @@ impl Vring {
             err: self.err,
             record: self.record.take(),
             features: self.features,
+            told: self.told || self.opened,
             ..Self::default()
         };
     }

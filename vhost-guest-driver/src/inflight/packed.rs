@@ -29,8 +29,8 @@
 //! is. Values that belong together are stored together, since none of them
 //! means anything alone.
 //!
-//! The ring itself does not say where it stands, so this does. Whoever begins
-//! anew with a ring needs a new record for it.
+//! The ring itself does not say where it stands, so this does, unless the
+//! frontend knows.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -130,12 +130,14 @@ impl PackedRecord {
     }
 
     /// Gets ready for a vring of `num` descriptors that stands at `used`,
-    /// unless there is a record that knows better. `flags` are those of the
-    /// descriptor at a position.
+    /// unless there is a record that knows better: the frontend is `told` if
+    /// it knows all but what is in flight. `flags` are those of the descriptor
+    /// at a position.
     pub fn open(
         &mut self,
         num: u16,
         used: u16,
+        told: bool,
         flags: impl FnOnce(u16) -> Result<u16, WindowError>,
     ) -> Result<Option<Opened>, Unsound> {
         let desc_num = self.area.desc_num;
@@ -165,6 +167,12 @@ impl PackedRecord {
         let count: usize = taken.iter().map(|(_, r)| r.descriptors.len()).sum();
         if claimed.contains(&false) || count > usize::from(num) {
             return Err(Unsound);
+        }
+        if told && taken.is_empty() {
+            // The guest may have begun anew with its ring.
+            self.area.store(VERSION_AT, 0u16)?;
+            self.initialise(used)?;
+            return Ok(None);
         }
         taken.sort_unstable_by_key(|(counter, request)| (*counter, request.entry));
         let next = |(counter, _): &(u64, Request)| counter.wrapping_add(1);

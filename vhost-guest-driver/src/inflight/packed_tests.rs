@@ -316,9 +316,39 @@ fn rejects_rings_that_are_longer_than_the_area() {
     let Some(Record::Packed(mut record)) = Record::new(&window, &short, 0, true) else {
         panic!("not of a packed ring");
     };
-    assert_eq!(record.open(5, START, |_| Ok(0)), Err(Unsound));
-    assert_eq!(record.open(4, START | 4, |_| Ok(0)), Err(Unsound));
-    assert_eq!(record.open(4, START | 3, |_| Ok(0)), Ok(None));
+    assert_eq!(record.open(5, START, false, |_| Ok(0)), Err(Unsound));
+    assert_eq!(record.open(4, START | 4, false, |_| Ok(0)), Err(Unsound));
+    assert_eq!(record.open(4, START | 3, false, |_| Ok(0)), Ok(None));
+}
+
+#[test]
+fn begins_anew_when_the_frontend_knows_that_the_ring_does() {
+    for reset in [false, true] {
+        let mut world = World::new();
+        world.request(0, 3);
+        world.serve(1, &mut Vec::new());
+        world.collect();
+        match reset {
+            false => assert_eq!(world.bench.vring.stop(), 0x8003_8003),
+            true => world.bench.vring.reset(),
+        }
+        // The guest resets its device, the frontend keeps the record.
+        world.bench.guest.start_at(START);
+        let window = world.bench.memory.window();
+        world.bench.vring.record = Record::new(window, &inflight(), 1, true);
+        assert!(world.bench.start(PLAIN, world.base));
+        world.request(0, 2);
+        let mut done = Vec::new();
+        world.serve(1, &mut done);
+        world.collect();
+        assert_eq!((done.len(), world.waiting.len()), (1, 0));
+        // And the next one, which nobody tells, goes on from there.
+        assert!(world.restart());
+        world.request(0, 2);
+        world.serve(1, &mut done);
+        world.collect();
+        assert_eq!((done.len(), world.waiting.len()), (2, 0));
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ use crate::queue::QUEUE_SIZE;
 
 /// Pieces moved in one turn, before vrings and messages have theirs.
 const PIECES: usize = 16;
+/// Bytes saved in one piece, however long the device lets it be.
+const MAX_PIECE: usize = 1 << 16;
 
 /// How far the transfer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,7 +133,7 @@ impl StateTransfer {
     ) -> Result<bool, Error> {
         if !self.waiting {
             self.piece.clear();
-            self.piece.resize(device.state_piece(), 0);
+            self.piece.resize(device.state_piece().min(MAX_PIECE), 0);
             let state = backend.state().filter(|_| good);
             let saved = state.and_then(|state| state.save(&mut self.piece));
             let most = self.piece.len();

@@ -67,11 +67,12 @@ impl Vring {
         let opened = match &mut self.record {
             Some(Record::Packed(record)) => {
                 let flags = |position| load_flags(&window, parts, position);
-                record.open(self.num, self.used_idx, flags)
+                record.open(self.num, self.used_idx, self.told, flags)
             }
             Some(Record::Split(_)) => return Err(RingFault::Record),
             None => Ok(None),
         };
+        self.told = false;
         if let Some((used, taken)) = opened? {
             // Nothing in the ring says where it stands, and what the frontend
             // knows may be old.

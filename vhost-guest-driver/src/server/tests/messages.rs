@@ -116,6 +116,34 @@ fn nacks_what_it_cannot_do_if_that_is_asked_for() {
 }
 
 #[test]
+fn refuses_what_no_backend_here_can_do() {
+    use vhost_guest_msg::{row, Channel, ReplyRule, Verdict};
+    let message = |code: u32, flags| [code, flags, 0].map(u32::to_le_bytes).concat();
+    let mut refused = 0;
+    for code in 1..60 {
+        let row = row(Channel::Main, code);
+        if row.is_some_and(|row| !matches!(row.verdict, Verdict::Refuse(_))) {
+            continue;
+        }
+        refused += 1;
+        let mut setup = Setup::negotiated();
+        let acks = row.is_none_or(|row| row.reply == ReplyRule::Ack);
+        setup.send_bytes(&message(code, 9));
+        match setup.reply() {
+            Some((header, body)) => {
+                assert!(acks, "{code} has another reply");
+                assert_eq!((header.code, body), (code, 1u64.to_le_bytes().to_vec()));
+                assert!(!setup.disconnected());
+                setup.send_bytes(&message(code, 1));
+            }
+            None => assert!(!acks, "{code}"),
+        }
+        assert!(setup.disconnected(), "{code}");
+    }
+    assert_eq!(refused, 9 + 14);
+}
+
+#[test]
 fn nacks_or_disconnects_malformed_messages() {
     // Vring 4 of 4; a memory table that is cut off; an unknown request.
     let enable = [18, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0];
