@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use vhost_guest_device::BuildError;
 use vmm_sys_util::errno;
 
+use crate::loopback::failure::Failure;
+
 /// Why the VMM cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,6 +35,9 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// A socket cannot be listened at.
+    #[error("{0}")]
+    Socket(#[from] Failure),
     /// The kernel image is none, or does not fit.
     #[error("{}: not a bzImage that this VMM can load: {reason}", path.display())]
     Kernel {

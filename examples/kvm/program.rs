@@ -5,7 +5,6 @@
 //! The program: `cargo run --release --example kvm -- --help`.
 
 use std::io::{self, Read};
-use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use super::bus::Bus;
 use super::options::{Options, HELP};
 use super::{linux, Error, Machine};
-use crate::loopback::journal;
+use crate::loopback::{journal, socket};
 
 /// How long the guest is given to read what was typed before.
 const TYPING: Duration = Duration::from_millis(10);
@@ -51,19 +50,14 @@ fn run(options: &Options) -> Result<(), Error> {
         machine.use_userspace_interrupts()?;
     }
     machine.add_serial(Box::new(io::stdout()))?;
+    // However this ends: whoever connects then is told that nobody is there.
+    let mut names = Vec::new();
     for device in &options.devices {
-        let listener = UnixListener::bind(&device.socket).map_err(|error| Error::File {
-            path: device.socket.clone(),
-            error,
-        })?;
+        let (listener, name) = socket::listen(&device.socket)?;
+        names.push(name);
         machine.plug(listener, device.queues, device.window)?;
     }
-    let outcome = boot(&machine, options);
-    for device in &options.devices {
-        // Whoever connects from now on is to be told that nobody is there.
-        let _ = std::fs::remove_file(&device.socket);
-    }
-    outcome
+    boot(&machine, options)
 }
 
 /// Runs the guest until it resets.

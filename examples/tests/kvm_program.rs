@@ -105,6 +105,49 @@ fn names_the_file_that_is_missing() {
     assert!(error.contains(&socket), "{error}");
 }
 
+/// Whatever comes after the first device was made: a second one whose socket
+/// cannot be bound, or that cannot be made, or a kernel that cannot be loaded.
+#[test]
+fn leaves_no_socket_behind_when_it_fails() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.as_path().join(name).display().to_string();
+    let (first, second, kernel) = (path("first"), path("second"), path("kernel"));
+    fs::write(&kernel, "not a kernel").unwrap();
+    let device = |rest: &str| format!("socket={rest}");
+    for (last, message) in [
+        (device(&path("none/socket")), "none/socket"),
+        (device(&first), "busy"),
+        (device(&format!("{second},window=4K")), "window of 0x1000"),
+        (device(&second), "not a bzImage"),
+    ] {
+        let arguments = ["--kernel", &kernel, "--vhost-guest", &device(&first)];
+        let output = run(&[&arguments[..], &["--vhost-guest", &last]].concat());
+        let error = failure(&output, 1);
+        assert!(error.contains(message), "{error}");
+        for socket in [&first, &second] {
+            assert!(!Path::new(socket).exists(), "{socket} is left: {error}");
+        }
+    }
+}
+
+/// One that was there before is not this program's to remove.
+#[test]
+fn leaves_a_file_that_it_did_not_make() {
+    if !has_kvm() {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let file = directory.as_path().join("file").display().to_string();
+    fs::write(&file, "").unwrap();
+    let device = format!("socket={file}");
+    let error = failure(&run(&["--kernel", "none", "--vhost-guest", &device]), 1);
+    assert!(error.contains("not a socket"), "{error}");
+    assert!(Path::new(&file).exists());
+}
+
 /// In a mount namespace of its own, with an empty /dev.
 #[test]
 fn says_that_there_is_no_kvm() {
