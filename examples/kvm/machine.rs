@@ -60,6 +60,8 @@ pub struct Machine {
     next_slot: u32,
     next_register_bar: u64,
     next_window: u64,
+    /// What firmware writes to BAR registers: device, register, value.
+    firmware: Vec<(usize, u16, [u8; 4])>,
 }
 
 impl Machine {
@@ -89,6 +91,7 @@ impl Machine {
             next_slot: memory.num_regions() as u32,
             next_register_bar: LOW_RAM_END,
             next_window: HIGH_RAM.max(last + 1),
+            firmware: Vec::new(),
             kvm,
             vm,
             memory,
@@ -179,11 +182,24 @@ impl Machine {
             *next = address + bar.size;
             let register = 0x10 + 4 * u16::from(bar.index);
             for (register, half) in [(register, address), (register + 4, address >> 32)] {
-                pci.config_write(device.into(), register, &(half as u32).to_le_bytes());
+                let half = (half as u32).to_le_bytes();
+                pci.config_write(device.into(), register, &half);
+                self.firmware.push((device.into(), register, half));
             }
         }
         drop(pci);
         Ok(function)
+    }
+
+    /// Resets the devices, as the machine's reset line does, and gives BARs
+    /// the addresses that firmware gives them: for a guest that starts anew.
+    /// vCPUs are the caller's business.
+    pub fn reset(&self) {
+        let mut pci = self.bus.pci();
+        pci.reset();
+        for (device, register, value) in &self.firmware {
+            pci.config_write(*device, *register, value);
+        }
     }
 
     /// Starts the vCPU at `entry`, with `rsi` and `rsp`.

@@ -53,6 +53,15 @@ impl PciBus {
         Some(device)
     }
 
+    /// Resets all functions, as the bus's reset line does.
+    pub fn reset(&mut self) {
+        for slot in &mut self.slots {
+            for moved in slot.function.reset() {
+                slot.move_bar(moved);
+            }
+        }
+    }
+
     /// All functions.
     pub fn functions(&self) -> impl Iterator<Item = &Function> {
         self.slots.iter().map(|slot| &slot.function)

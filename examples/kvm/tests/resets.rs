@@ -77,13 +77,14 @@ fn assert_cut_off(rig: &mut Rig, vring: &crate::rig::Vring, [bell, memory]: [u64
 
 #[test]
 fn takes_everything_from_the_guest_at_resets() {
-    let resets: [fn(&mut Rig); 3] = [
+    let resets: [fn(&mut Rig); 4] = [
         |rig| rig.driver.write(0x14, &[0]),
         |rig| {
             let (register, value) = INITIATE_RESET;
             rig.driver.config_write(register, &[value]);
         },
         |rig| rig.function.revoke(),
+        |rig| rig.machine.reset(),
     ];
     for reset in resets {
         let Some(mut rig) = Rig::start(1) else {
