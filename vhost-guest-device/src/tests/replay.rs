@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use vhost_guest_msg::{frontend, FdRule, VirtioFeatures, FRONTEND_ROWS};
+use vhost_guest_msg::{frontend, FdRule, Gate, FRONTEND_ROWS};
 
 use super::rig::{event, memory_file, Rig};
 use super::session::{answer_all, assert_recovers, try_send};
@@ -53,21 +53,15 @@ fn requests(capture: &Path) -> Vec<Request> {
     for mut request in sent.map(parse) {
         let code = u32::from_le_bytes(request.bytes[..4].try_into().unwrap());
         let row = &FRONTEND_ROWS[code as usize - 1];
-        let carried_gate = match row.gate {
-            vhost_guest_msg::Gate::Protocol(feature) => carried().contains(feature),
-            _ => code != frontend::SET_LOG_BASE,
-        };
-        if !carried_gate {
-            continue;
+        if let Gate::Protocol(feature) = row.gate {
+            if !carried().contains(feature) {
+                continue;
+            }
         }
-        let mask = match code {
-            frontend::SET_PROTOCOL_FEATURES => carried().bits(),
-            frontend::SET_FEATURES => !VirtioFeatures::LOG_ALL.bits(),
-            _ => u64::MAX,
-        };
-        if mask != u64::MAX {
+        if code == frontend::SET_PROTOCOL_FEATURES {
             let value = u64::from_le_bytes(request.bytes[12..].try_into().unwrap());
-            request.bytes[12..].copy_from_slice(&(value & mask).to_le_bytes());
+            let value = value & carried().bits();
+            request.bytes[12..].copy_from_slice(&value.to_le_bytes());
         }
         if row.fds == FdRule::AtMostOneIgnored {
             request.kinds.clear();
@@ -121,6 +115,7 @@ fn carries_captured_sessions() {
         let mut frontend = rig.connect();
         let mut channels = Vec::new();
         let mut mapped = 0;
+        let mut logged = false;
         for (n, request) in requests.iter().enumerate() {
             let (fds, mut ours) = descriptors(request, &memory);
             channels.append(&mut ours);
@@ -132,8 +127,11 @@ fn carries_captured_sessions() {
             assert!(!rig.needs_reset(), "{name}: request {n} was refused");
             while frontend.receive().is_some() {}
             mapped = mapped.max(rig.vmm.mappings().len());
+            logged |= request.bytes[0] == frontend::SET_LOG_BASE as u8;
         }
         assert!(mapped > 0, "{name}");
+        let migrates = name.contains("migrate-source");
+        assert_eq!(logged, migrates, "{name}");
         drop(frontend);
         assert!(rig.needs_reset());
         assert_recovers(&mut rig, &name);

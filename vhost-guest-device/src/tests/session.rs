@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use vhost_guest_msg::{frontend, HeaderFlags};
+use vhost_guest_msg::{frontend, HeaderFlags, ProtocolFeatures};
 
 use super::rig::{message, words, Frontend, Rig};
 use super::siege::REPLY;
@@ -44,11 +44,19 @@ pub(crate) fn right_reply(request: &[u8]) -> Option<Vec<u8>> {
     let (code, flags) = (number(request, 0), number(request, 4));
     let payload = match code {
         frontend::GET_FEATURES => words(&[0x1_4000_0000]),
-        frontend::GET_PROTOCOL_FEATURES => words(&[carried().bits()]),
+        frontend::GET_PROTOCOL_FEATURES => words(&[ProtocolFeatures::forwardable().bits()]),
         frontend::GET_QUEUE_NUM => words(&[2]),
         frontend::GET_MAX_MEM_SLOTS => words(&[509]),
         frontend::GET_STATUS => words(&[0]),
-        frontend::GET_VRING_BASE | frontend::GET_CONFIG => request.get(12..)?.to_vec(),
+        frontend::GET_VRING_BASE | frontend::GET_VRING_BASE_SKIP_DRAIN => {
+            request.get(12..)?.to_vec()
+        }
+        frontend::GET_CONFIG => request.get(12..)?.to_vec(),
+        frontend::SET_LOG_BASE => request.get(12..)?.to_vec(),
+        // How much memory that takes.
+        frontend::GET_INFLIGHT_FD => [words(&[0x2080]), request.get(20..)?.to_vec()].concat(),
+        frontend::SET_DEVICE_STATE_FD => words(&[0x100]),
+        frontend::CHECK_DEVICE_STATE => words(&[0]),
         _ if flags & HeaderFlags::NEED_REPLY.bits() != 0 => words(&[0]),
         _ => return None,
     };
@@ -79,7 +87,11 @@ pub(crate) fn exchange(rig: &mut Rig, frontend: &mut Frontend, bytes: &[u8], fds
 pub(crate) fn introduce(rig: &mut Rig) -> Frontend {
     let mut frontend = rig.connect();
     rig.run();
-    let features = words(&[carried().bits()]);
+    let mut features = carried();
+    if rig.device.pump.is_some() {
+        features = ProtocolFeatures::forwardable();
+    }
+    let features = words(&[features.bits()]);
     for bytes in [
         message(frontend::GET_FEATURES, 1, &[]),
         message(frontend::GET_PROTOCOL_FEATURES, 1, &[]),

@@ -6,7 +6,7 @@
 //! end in, whatever it was.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -189,6 +189,9 @@ pub(crate) fn send(frontend: &mut Frontend, bytes: &[u8], fds: &[OwnedFd]) {
     frontend.send(bytes, &fds);
 }
 
+/// What is known about this process's descriptors.
+const FDINFO: &str = "/proc/self/fdinfo";
+
 /// What tells an open file from others, as far as the kernel shows it.
 fn identity(fdinfo: &Path) -> Option<Vec<String>> {
     let text = fs::read_to_string(fdinfo).ok()?;
@@ -206,19 +209,36 @@ fn identity(fdinfo: &Path) -> Option<Vec<String>> {
 
 /// How many descriptors of this process are of the same file as `fd`.
 pub(crate) fn descriptors_of(fd: impl AsFd) -> usize {
-    let directory = Path::new("/proc/self/fdinfo");
-    let own = directory.join(fd.as_fd().as_raw_fd().to_string());
-    let wanted = identity(&own).expect("an open descriptor");
-    let all = fs::read_dir(directory).unwrap();
-    all.filter(|entry| identity(&entry.as_ref().unwrap().path()).as_ref() == Some(&wanted))
-        .count()
+    let wanted = [identity_of(fd.as_fd())];
+    count(&wanted)[0]
+}
+
+fn identity_of(fd: BorrowedFd<'_>) -> Vec<String> {
+    let own = Path::new(FDINFO).join(fd.as_raw_fd().to_string());
+    identity(&own).expect("an open descriptor")
+}
+
+/// How many descriptors of this process are of each of these files.
+fn count(wanted: &[Vec<String>]) -> Vec<usize> {
+    let all = fs::read_dir(FDINFO).unwrap();
+    let open: Vec<_> = all
+        .filter_map(|entry| identity(&entry.ok()?.path()))
+        .collect();
+    let of = |file: &Vec<String>| open.iter().filter(|other| *other == file).count();
+    wanted.iter().map(of).collect()
 }
 
 /// Only this descriptor of the file is left: the device has closed its own,
 /// which another thread does for it.
 pub(crate) fn assert_closed(fd: impl AsFd, what: &str) {
+    assert_all_closed(&[fd.as_fd()], what);
+}
+
+/// The same for several files.
+pub(crate) fn assert_all_closed(fds: &[BorrowedFd<'_>], what: &str) {
+    let files: Vec<_> = fds.iter().map(|fd| identity_of(*fd)).collect();
     for _ in 0..1000 {
-        if descriptors_of(&fd) == 1 {
+        if count(&files).iter().all(|count| *count == 1) {
             return;
         }
         thread::sleep(Duration::from_millis(5));

@@ -15,14 +15,14 @@ use crate::pci::bars::COMMON;
 use crate::virtio::feature;
 
 /// What guest physical address 0 is called by the driver.
-const IOVA: u64 = 0x4000_0000_0000;
+pub(crate) const IOVA: u64 = 0x4000_0000_0000;
 /// Bytes that are translated at a time.
 const PIECE: u64 = 0x200;
 
 #[derive(Default)]
-struct Iommu {
+pub(crate) struct Iommu {
     calls: AtomicUsize,
-    unmapped: AtomicBool,
+    pub(crate) unmapped: AtomicBool,
 }
 
 impl AddressTranslator for Iommu {

@@ -8,19 +8,28 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
+use vhost_guest_msg::VirtioFeatures;
 use vhost_guest_vmm_traits::test_utils::Call;
 
-use super::rig::{self, event, memory_file, message, words, Frontend, Rig, BARS};
+use super::rig::{self, event, memory_file, message, words, Frontend, Rig};
+use super::rig::{BARS, FIRST_KICK};
 use super::session::{answer_all, assert_recovers, exchange, introduce};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
+use super::translation::{Iommu, IOVA};
 use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE, NOTIFY};
+use crate::virtio::feature;
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(100_000);
 
 /// Everything that makes the device call its VMM.
 fn session(rig: &mut Rig) {
     rig.initialise();
     for kick in 0..4u32 {
-        rig.write(DRIVER_AUX, &(kick | (5 + kick) << 16).to_le_bytes());
+        let vector = u32::from(FIRST_KICK) + kick;
+        rig.write(DRIVER_AUX, &(kick | vector << 16).to_le_bytes());
     }
     rig.backend_up();
     let mut frontend = introduce(rig);
@@ -73,6 +82,7 @@ fn share_everything(rig: &mut Rig, frontend: &mut Frontend) -> Frontend {
         }
     }
     exchange(rig, frontend, &message(7, PLAIN, &[]), &[event()]);
+    share_more_memory(rig, frontend);
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let fds: [OwnedFd; 1] = [theirs.into()];
@@ -86,12 +96,39 @@ fn share_everything(rig: &mut Rig, frontend: &mut Frontend) -> Frontend {
     channel
 }
 
+/// Logs and records of requests under way, one in place of the other, with
+/// translations and a transfer of device state in between.
+fn share_more_memory(rig: &mut Rig, frontend: &mut Frontend) {
+    for size in [0x1000, 0x2345] {
+        let log = message(6, PLAIN, &words(&[size, 0]));
+        exchange(rig, frontend, &log, &[memory_file(size).into()]);
+        let ask = message(31, PLAIN, &words(&[0, 0, 2 | 256 << 16]));
+        exchange(rig, frontend, &ask, &[]);
+        let record = message(32, NEED_REPLY, &words(&[size, 0, 2 | 256 << 16]));
+        exchange(rig, frontend, &record, &[memory_file(size).into()]);
+        let mut features = VirtioFeatures::PROTOCOL_FEATURES | VirtioFeatures::ACCESS_PLATFORM;
+        let set = message(2, PLAIN, &words(&[features.bits()]));
+        exchange(rig, frontend, &set, &[]);
+        let entry = words(&[0x1000, 0x1000, USER, 0x0203]);
+        exchange(rig, frontend, &message(22, NEED_REPLY, &entry), &[]);
+        features.set(VirtioFeatures::ACCESS_PLATFORM, false);
+        features.set(VirtioFeatures::LOG_ALL, true);
+        let set = message(2, PLAIN, &words(&[features.bits()]));
+        exchange(rig, frontend, &set, &[]);
+        let (_ours, theirs) = UnixStream::pair().unwrap();
+        let state = message(42, PLAIN, &words(&[0]));
+        exchange(rig, frontend, &state, &[theirs.into()]);
+    }
+}
+
 /// Vectors, masks, BARs and the command register change.
 fn reprogram(rig: &mut Rig) {
-    rig.write(DRIVER_AUX, &(6u32 << 16).to_le_bytes());
-    rig.write(DRIVER_AUX, &(5u32 << 16).to_le_bytes());
+    let vector = u32::from(FIRST_KICK);
+    rig.write(DRIVER_AUX, &((vector + 1) << 16).to_le_bytes());
+    rig.write(DRIVER_AUX, &(vector << 16).to_le_bytes());
     for masked in [1u32, 0] {
-        rig.write(MSIX_TABLE + 16 * 5 + 12, &masked.to_le_bytes());
+        let entry = MSIX_TABLE + 16 * u64::from(vector);
+        rig.write(entry + 12, &masked.to_le_bytes());
     }
     for control in [0xC000u16, 0x8000, 0x0000, 0x8000] {
         rig.config_write(0xD6, &control.to_le_bytes());
@@ -134,10 +171,23 @@ fn change_memory(rig: &mut Rig, frontend: &mut Frontend) {
     exchange(rig, frontend, &message(5, PLAIN, &one), &duplicate());
 }
 
+/// A device with everything that one can have.
+fn whole(asynchronous: bool) -> Rig {
+    let translator = Some(Arc::new(Iommu::default()) as _);
+    let mut rig = Rig::translated(translator, |builder| {
+        let builder = builder.migration(4096);
+        let builder = builder.asynchronous_reset(asynchronous);
+        builder.reply_timeout(LONG).orphan_timeout(LONG)
+    });
+    rig.features |= feature::ACCESS_PLATFORM;
+    rig.iova = IOVA;
+    rig
+}
+
 /// Runs the session with the n-th call failing. `false`: there are not so
 /// many.
 fn survives(n: usize, kind: ErrorKind, asynchronous: bool) -> bool {
-    let mut rig = Rig::with(|builder| builder.asynchronous_reset(asynchronous));
+    let mut rig = whole(asynchronous);
     rig.vmm_fails = true;
     let vmm = Arc::clone(&rig.vmm);
     vmm.fail_nth(n, kind);
@@ -148,7 +198,7 @@ fn survives(n: usize, kind: ErrorKind, asynchronous: bool) -> bool {
     // The session has ended with a reset.
     assert_eq!(vmm.mappings(), [], "{what}");
     assert_eq!(vmm.armed(), [], "{what}");
-    assert!(vmm.doorbells().len() <= 4, "{what}");
+    assert!(vmm.doorbells().len() <= 6, "{what}");
     if !dead {
         assert_recovers(&mut rig, &what);
     } else {
@@ -176,7 +226,7 @@ fn every_call_may_fail_once() {
 
 #[test]
 fn the_session_is_one_if_nothing_fails() {
-    let mut rig = Rig::new();
+    let mut rig = whole(false);
     session(&mut rig);
     let statistics = rig.device.statistics;
     assert_eq!(statistics.frontends, 3);
@@ -184,7 +234,7 @@ fn the_session_is_one_if_nothing_fails() {
     assert_eq!(statistics.userspace_doorbells, 1);
     let calls = rig.vmm.calls();
     let maps = calls.iter().filter(|call| matches!(call, Call::Map { .. }));
-    assert!(maps.count() >= 7, "{calls:?}");
+    assert!(maps.count() >= 15, "{calls:?}");
 }
 
 #[test]
