@@ -55,7 +55,7 @@ fn step(machine: &mut Machine, guest: &mut Guest, input: &mut Input<'_>) {
 fuzz_target!(|bytes: &[u8]| {
     let before = open_descriptors(usize::MAX);
     let mut input = Input::new(bytes);
-    let mut machine = Machine::new();
+    let mut machine = Machine::new(true);
     let mut guest = Guest::default();
     while !input.is_empty() {
         step(&mut machine, &mut guest, &mut input);

@@ -11,6 +11,8 @@
 
 #![no_main]
 
+use std::sync::atomic::Ordering;
+
 use libfuzzer_sys::fuzz_target;
 use vhost_guest_fuzz::{open_descriptors, Frontend, Guest, Input, Machine, Mode};
 use vm_memory::{Bytes, GuestAddress};
@@ -61,13 +63,13 @@ impl Session {
         match kind {
             0 => guest.serve(machine),
             1 => guest.start(machine),
-            2 => guest.post(machine, u16::from(input.byte() % 4), 1),
+            2 => guest.post(machine, u16::from(input.byte() % 6), 1),
             3 => {
-                let queue = u16::from(input.byte() % 4);
+                let queue = u16::from(input.byte() % 6);
                 guest.send(machine, queue, &message(mode, input));
             }
             4 => {
-                let queue = u16::from(input.byte() % 4);
+                let queue = u16::from(input.byte() % 6);
                 let buffer = (u64::from(input.half()) << 4, u32::from(input.half()));
                 let (flags, next) = (input.half() & 7, input.half() & 31);
                 guest.publish(machine, queue, buffer, flags, next);
@@ -88,6 +90,14 @@ impl Session {
             8 => machine.function.revoke(),
             9 => machine.fail_nth(usize::from(input.byte() % 32)),
             10 => drop(machine.function.memory_fault(None)),
+            12 => {
+                if let Some(iommu) = &machine.iommu {
+                    iommu
+                        .unmapped
+                        .store(input.byte() & 1 != 0, Ordering::Relaxed);
+                }
+            }
+            13 => self.frontend.use_ends(input.byte()),
             _ => drop(machine.function.memory_fault(Some(input.long()))),
         }
     }
@@ -98,7 +108,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let mode = Mode::take(&mut input);
     let mut session = Session {
-        machine: Machine::new(),
+        machine: Machine::new(mode.is_whole()),
         guest: Guest::default(),
         frontend: Frontend::new(),
     };
@@ -108,7 +118,7 @@ fuzz_target!(|bytes: &[u8]| {
         if input.is_empty() {
             break;
         }
-        match input.byte() % 20 {
+        match input.byte() % 22 {
             kind @ 0..8 => session.frontend_step(kind, mode, &mut input),
             kind => session.guest_step(kind - 8, mode, &mut input),
         }

@@ -4,8 +4,9 @@
 
 //! What a frontend sends.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,7 +17,7 @@ use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
-use rustix::pipe::pipe;
+use rustix::pipe::{pipe_with, PipeFlags};
 use vhost_guest_msg::{frontend, HEADER_SIZE};
 
 use crate::Input;
@@ -27,6 +28,8 @@ const MEMORY: u64 = 256 << 20;
 const READ: usize = 8192;
 /// More than a message may carry.
 const FDS_MAX: u8 = 34;
+/// Ends of channels that are kept.
+const ENDS_MAX: usize = 4;
 
 /// One that is connected, or was.
 pub struct Frontend {
@@ -35,6 +38,8 @@ pub struct Frontend {
     memory: File,
     /// Eventfds that it has sent.
     events: Vec<OwnedFd>,
+    /// Its ends of the latest sockets and pipes that it has sent.
+    ends: VecDeque<File>,
     /// What the last reply to GET_PROTOCOL_FEATURES offered.
     offered: [u8; 8],
 }
@@ -50,6 +55,7 @@ impl Frontend {
             stream: None,
             memory,
             events: Vec::new(),
+            ends: VecDeque::new(),
             offered: [0; 8],
         }
     }
@@ -66,7 +72,7 @@ impl Frontend {
     }
 
     fn descriptor(&mut self, kind: u8) -> OwnedFd {
-        match kind % 8 {
+        match kind % 10 {
             0 => self.memory.try_clone().expect("a duplicate").into(),
             1 => {
                 let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
@@ -74,8 +80,22 @@ impl Frontend {
                 self.events.push(event.try_clone().expect("a duplicate"));
                 event
             }
-            2 => UnixStream::pair().expect("sockets").0.into(),
-            3 => pipe().expect("a pipe").0,
+            2 => {
+                let (theirs, ours) = UnixStream::pair().expect("sockets");
+                ours.set_nonblocking(true).expect("a socket");
+                self.keep(OwnedFd::from(ours));
+                theirs.into()
+            }
+            3 | 8 => {
+                let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+                let (reader, writer) = pipe_with(flags).expect("a pipe");
+                let (theirs, ours) = match kind % 10 {
+                    3 => (reader, writer),
+                    _ => (writer, reader),
+                };
+                self.keep(ours);
+                theirs
+            }
             4 => File::open("/dev/zero").expect("a device").into(),
             5 => {
                 let file = memfd_create("other", MemfdFlags::CLOEXEC).expect("a memory file");
@@ -87,6 +107,28 @@ impl Frontend {
                 Some(Ok(stream)) => stream.into(),
                 _ => File::open("/dev/null").expect("a device").into(),
             },
+        }
+    }
+
+    fn keep(&mut self, end: OwnedFd) {
+        self.ends.push_back(end.into());
+        if self.ends.len() > ENDS_MAX {
+            self.ends.pop_front();
+        }
+    }
+
+    /// Uses the other ends of what it has sent: writes, reads, or closes one.
+    pub fn use_ends(&mut self, what: u8) {
+        match what % 4 {
+            0 => drop(self.ends.pop_back()),
+            1 => self.ends.iter_mut().for_each(|end| {
+                let _ = end.read(&mut [0; READ]);
+            }),
+            _ => {
+                if let Some(end) = self.ends.back_mut() {
+                    let _ = end.write(&vec![what; usize::from(what) << 4]);
+                }
+            }
         }
     }
 

@@ -5,8 +5,8 @@
 //! What a guest does with the device: the steps of a driver, and others.
 
 use vhost_guest_msg::{
-    decode_whole, Context, Endian, FrontendRequest, HeaderFlags, Limits, ProtocolFeatures, Reply,
-    ReplyExpectation, ReplyShape, VirtioFeatures,
+    decode_whole, Context, DeviceStateReply, Endian, FrontendRequest, HeaderFlags, Limits,
+    ProtocolFeatures, Reply, ReplyExpectation, ReplyShape, VirtioFeatures,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -14,7 +14,8 @@ use crate::machine::{Machine, BARS, VRINGS};
 
 /// Entries in each queue.
 const QUEUE_SIZE: u16 = 16;
-const QUEUES: u16 = 4;
+/// Queues of a device; one without device state has the first four.
+const QUEUES: u16 = 6;
 /// Size of a buffer, and of all that belongs to one queue.
 const BUFFER: u64 = 4096;
 const QUEUE_SPACE: u64 = 0x2_0000;
@@ -25,6 +26,8 @@ const NOTIFY: u64 = 0x3000;
 const KICK_VECTORS: u64 = 0x4000;
 const MSIX_TABLE: u64 = 0x8000;
 const F_WRITE: u16 = 2;
+/// Bytes that a record of requests under way takes.
+const RECORD: u64 = 0x2080;
 
 /// The guest's side of the queues.
 #[derive(Default)]
@@ -65,9 +68,13 @@ impl Guest {
         for status in [0, 1, 3] {
             write(machine, STATUS, &[status]);
         }
-        // The upper half of the features: VERSION_1.
+        // The upper half of the features: VERSION_1, ACCESS_PLATFORM.
+        let features = match &machine.iommu {
+            Some(_) => 3_u32,
+            None => 1,
+        };
         write(machine, 0x08, &1_u32.to_le_bytes());
-        write(machine, 0x0C, &1_u32.to_le_bytes());
+        write(machine, 0x0C, &features.to_le_bytes());
         write(machine, STATUS, &[11]);
         write(machine, 0x10, &0_u16.to_le_bytes());
         for queue in 0..QUEUES {
@@ -218,6 +225,12 @@ fn answer(message: &[u8]) -> Option<Vec<u8>> {
         ReplyShape::Features => Reply::Features(VirtioFeatures::all()),
         ReplyShape::ProtocolFeatures => Reply::ProtocolFeatures(ProtocolFeatures::all()),
         ReplyShape::U64 => Reply::U64(u64::from(VRINGS)),
+        ReplyShape::DeviceState => Reply::DeviceState(DeviceStateReply(0).without_fd()),
+        ReplyShape::Inflight => {
+            let size = RECORD.to_ne_bytes();
+            let wanted = [&size[..], body.get(8..)?].concat();
+            Reply::decode(shape, &wanted, endian, &limits).ok()?
+        }
         // The others are answered with what was asked.
         shape => Reply::decode(shape, &body, endian, &limits).ok()?,
     };

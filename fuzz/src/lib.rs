@@ -77,6 +77,7 @@ impl<'a> Input<'a> {
 /// | 2 | all features have been acknowledged |
 /// | 3 | messages are bytes as they are; else they have a short header, see [`Mode::message`] |
 /// | 4 | payloads have any length; else it is a multiple of 8 |
+/// | 5 | the device carries less: no device state, and no IOMMU is before it |
 #[derive(Clone, Copy)]
 pub struct Mode(u8);
 
@@ -120,6 +121,12 @@ impl Mode {
         let size = body.len() as u32;
         let header = Header { code, flags, size };
         [&header.emit(self.endian()), body].concat()
+    }
+
+    /// Whether the device carries all that one can.
+    #[must_use]
+    pub fn is_whole(self) -> bool {
+        self.0 & 32 == 0
     }
 
     /// What was negotiated.

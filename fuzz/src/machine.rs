@@ -5,15 +5,17 @@
 //! A device on a VMM that exists on paper.
 
 use std::fs;
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use vhost_guest_device::{BarMove, Builder, Services, VhostGuest};
 use vhost_guest_vmm_traits::test_utils::TestVmm;
+use vhost_guest_vmm_traits::{Access, AddressTranslator, Translation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::threads::Threads;
@@ -29,11 +31,37 @@ pub const BARS: [(u8, u64); 3] = [(0, 0xE000_0000), (2, 0xE001_0000), (4, 1 << 4
 /// Closing happens on threads of the device's.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Bytes of a buffer of device state.
+const STATE: u32 = 4096;
+/// Bytes that are translated at a time.
+const PIECE: u64 = 512;
+
+/// An IOMMU whose addresses are guest physical ones, while it knows any.
+#[derive(Default)]
+pub struct Iommu {
+    /// It knows none.
+    pub unmapped: AtomicBool,
+}
+
+impl AddressTranslator for Iommu {
+    fn translate(&self, iova: u64, length: u64, _: Access) -> io::Result<Translation> {
+        if self.unmapped.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Translation {
+            guest_address: iova,
+            length: length.min(PIECE - iova % PIECE),
+        })
+    }
+}
+
 /// The device, the VMM, and the guest's memory.
 pub struct Machine {
     pub function: VhostGuest<Arc<GuestMemoryMmap>>,
     pub vmm: Arc<TestVmm>,
     pub memory: Arc<GuestMemoryMmap>,
+    /// What is before the device, if it is a whole one.
+    pub iommu: Option<Arc<Iommu>>,
     address: SocketAddr,
     threads: Arc<Threads>,
     /// A service failed on purpose; what is left then may be the VMM's loss.
@@ -41,9 +69,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine that was just switched on.
+    /// A machine that was just switched on. A whole one has an IOMMU, and its
+    /// device carries device state.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(whole: bool) -> Self {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("vhost-guest-fuzz-{}-{number}", std::process::id());
@@ -53,25 +82,29 @@ impl Machine {
         let ranges = [(GuestAddress(0), RAM)];
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).expect("memory"));
         let threads = Arc::new(Threads::default());
+        let iommu = whole.then(|| Arc::new(Iommu::default()));
         let services = Services {
             interrupts: vmm.clone(),
             doorbells: Some(vmm.clone()),
             window: vmm.clone(),
             memory: memory.clone(),
-            translator: None,
+            translator: iommu.clone().map(|iommu| iommu as _),
             notifier: Some(vmm.clone()),
             thread_hook: Some(threads.clone()),
         };
-        let function = Builder::new(listener)
+        let mut builder = Builder::new(listener)
             .queues(VRINGS)
             .window_size(WINDOW)
-            .device_type(2)
-            .build(services)
-            .expect("a device");
+            .device_type(2);
+        if whole {
+            builder = builder.migration(STATE);
+        }
+        let function = builder.build(services).expect("a device");
         Self {
             function,
             vmm,
             memory,
+            iommu,
             address,
             threads,
             failed: false,
@@ -122,12 +155,6 @@ impl Machine {
             assert!(self.vmm.doorbells().is_empty());
             assert_eq!(self.vmm.source_count(), 0);
         }
-    }
-}
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -69,7 +69,10 @@ pub fn write(target: &str, corpus: &Path) -> Result<usize> {
             "framer" => seeds.push(framer(&messages)),
             "registers" => seeds.push(REGISTERS.to_vec()),
             "reply" => seeds.extend(replies(&messages)),
-            "session" => seeds.extend(sessions(&messages)),
+            "session" => {
+                seeds.extend(sessions(&messages));
+                seeds.push(session(rarities().iter().collect::<Vec<_>>().iter()));
+            }
             _ => seeds.extend(messages.iter().map(decode)),
         }
     }
@@ -151,13 +154,47 @@ fn sessions(messages: &[Message]) -> Vec<Vec<u8>> {
     sessions
 }
 
+/// What no captured session has: a record of requests under way, translations,
+/// device state, and a log beside them.
+fn rarities() -> Vec<Message> {
+    let message = |code: u8, fds: u8, words: &[u64]| {
+        let mut bytes = vec![0; HEADER_SIZE];
+        bytes[0] = code;
+        bytes[4] = 9;
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        Message {
+            from_frontend: true,
+            fds,
+            bytes,
+        }
+    };
+    let record = 2 | 256 << 16;
+    vec![
+        message(15, 0, &[]),
+        message(16, 0, &[u64::MAX]),
+        message(2, 0, &[1 << 30 | 1 << 32 | 1 << 33]),
+        message(5, 1, &[1, 0, 1 << 20, 1 << 40, 0]),
+        message(22, 0, &[0x1000, 0x1000, 1 << 40, 0x203]),
+        message(6, 1, &[0x2345, 0]),
+        message(7, 1, &[]),
+        message(31, 0, &[0, 0, record]),
+        message(32, 1, &[0x2080, 0x1000, record]),
+        message(6, 1, &[0x3456, 0]),
+        message(42, 1, &[0]),
+        message(43, 0, &[]),
+        message(42, 1, &[1]),
+        message(45, 0, &[0]),
+        message(34, 0, &[]),
+    ]
+}
+
 fn session<'a>(messages: impl Iterator<Item = &'a &'a Message>) -> Vec<u8> {
     let mut seed = vec![ANY_LENGTH, CONNECT];
     for message in messages {
         let bytes = shorten(message);
         let kind = match bytes.first() {
-            Some(12..=14) => EVENT,
-            Some(21) => SOCKET,
+            Some(7 | 12..=14) => EVENT,
+            Some(21 | 42) => SOCKET,
             _ => MEMORY,
         };
         seed.extend([SEND_HONESTLY, message.fds]);
