@@ -215,6 +215,19 @@ fn every_message_is_tested_with_a_device() {
             assert!(tests.iter().any(whole_device), "{name} has no test");
         }
     }
+    // And what the driver makes of those that a frontend sends.
+    let answers: Vec<_> = rows.iter().filter(|row| row.letter == 'D').collect();
+    assert_eq!(answers.len(), FRONTEND_ROWS.len(), "messages in D");
+    for (row, message) in answers.iter().zip(FRONTEND_ROWS) {
+        let [_id, name, what, tests] = row.cells[..] else {
+            panic!("{row:?}");
+        };
+        assert_eq!((row.number, name), (message.code as usize, message.name));
+        assert!(!what.is_empty(), "{name}: nothing is said");
+        let tests = tests_in(tests);
+        let servers = |(path, _): &(&str, &str)| path.starts_with("driver/server/tests/");
+        assert!(tests.iter().any(servers), "{name} has no test");
+    }
     let sequences: Vec<_> = rows.iter().filter(|row| row.letter == 'S').collect();
     assert!(sequences.len() >= 10, "{} sequences", sequences.len());
     for row in sequences {
