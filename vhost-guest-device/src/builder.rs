@@ -150,7 +150,7 @@ impl Builder {
 
     /// The most memory, in bytes, that the device makes for a record of
     /// requests under way (`GET_INFLIGHT_FD`). 8 MiB by default, which is
-    /// enough for 256 split rings of 1024 entries.
+    /// enough for 256 split rings of 1024 entries, or packed ones of 512.
     #[must_use]
     pub fn inflight_limit(mut self, bytes: u64) -> Self {
         self.options.inflight_limit = bytes;

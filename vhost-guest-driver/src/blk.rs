@@ -4,6 +4,7 @@
 
 //! A virtio-blk device on an image file (virtio 1.2 §5.2).
 
+mod holes;
 mod request;
 
 use std::fs::{File, OpenOptions};
@@ -26,13 +27,19 @@ const F_RO: u64 = 1 << 5;
 const F_BLK_SIZE: u64 = 1 << 6;
 const F_FLUSH: u64 = 1 << 9;
 const F_MQ: u64 = 1 << 12;
+const F_DISCARD: u64 = 1 << 13;
 const F_WRITE_ZEROES: u64 = 1 << 14;
 
 /// Segments of a request: what a vring of 128 has descriptors for, besides
 /// header and status.
 const SEG_MAX: u32 = 126;
-/// Zeroes are written like other data, so that one request must not be long.
+/// Zeroes may have to be written like other data, so that one request must
+/// not be long.
 const MAX_WRITE_ZEROES_SECTORS: u32 = 8192;
+/// 2 GiB, which a file system takes back at once.
+const MAX_DISCARD_SECTORS: u32 = 4 << 20;
+/// Pages, of which most file systems are made.
+const DISCARD_ALIGNMENT: u32 = 8;
 
 /// Length of `struct virtio_blk_config`.
 const CONFIG_LEN: usize = 60;
@@ -43,6 +50,9 @@ const CONFIG_LEN: usize = 60;
 /// machine once a flush after it has been acknowledged. A driver without
 /// flushes (VIRTIO_BLK_F_FLUSH not negotiated) gets each write
 /// acknowledged only when it is on stable storage.
+///
+/// What the driver discards (VIRTIO_BLK_F_DISCARD) becomes a hole in the file,
+/// where the file system has any.
 ///
 /// ```no_run
 /// use vhost_guest_driver::blk::Blk;
@@ -129,7 +139,10 @@ impl Blk {
     /// | 12 | le32 | seg_max |
     /// | 20 | le32 | blk_size |
     /// | 34 | le16 | num_queues |
+    /// | 36, 40 | le32 | max_discard_sectors, max_discard_seg |
+    /// | 44 | le32 | discard_sector_alignment |
     /// | 48, 52 | le32 | max_write_zeroes_sectors, max_write_zeroes_seg |
+    /// | 56 | u8 | write_zeroes_may_unmap |
     fn config(&self) -> [u8; CONFIG_LEN] {
         let mut config = [0; CONFIG_LEN];
         let mut put = |offset: usize, bytes: &[u8]| {
@@ -141,8 +154,12 @@ impl Blk {
         put(12, &SEG_MAX.to_le_bytes());
         put(20, &(SECTOR_SIZE as u32).to_le_bytes());
         put(34, &self.queues.to_le_bytes());
+        put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
+        put(40, &1u32.to_le_bytes());
+        put(44, &DISCARD_ALIGNMENT.to_le_bytes());
         put(48, &MAX_WRITE_ZEROES_SECTORS.to_le_bytes());
         put(52, &1u32.to_le_bytes());
+        put(56, &[1]);
         config
     }
 }
@@ -153,7 +170,10 @@ impl Backend for Blk {
     }
 
     fn features(&self) -> VirtioFeatures {
-        let access = if self.read_only { F_RO } else { F_WRITE_ZEROES };
+        let access = match self.read_only {
+            true => F_RO,
+            false => F_DISCARD | F_WRITE_ZEROES,
+        };
         let bits = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_MQ | access;
         let mut features = VirtioFeatures::from_bits_retain(bits);
         features.set(VirtioFeatures::ACCESS_PLATFORM, self.access_platform);

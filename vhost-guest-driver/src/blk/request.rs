@@ -15,13 +15,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::{Blk, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE};
+use super::{holes, Blk, MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE};
 use crate::vring::Chain;
 
 const T_IN: u32 = 0;
 const T_OUT: u32 = 1;
 const T_FLUSH: u32 = 4;
 const T_GET_ID: u32 = 8;
+const T_DISCARD: u32 = 11;
 const T_WRITE_ZEROES: u32 = 13;
 
 /// The request may unmap what it zeroes. It need not.
@@ -107,6 +108,7 @@ impl Blk {
                 let id = self.id.get(..len).unwrap_or(&[]);
                 Ok(chain.write(id) as u32)
             }
+            T_DISCARD if !self.read_only => self.discard(chain).map(|()| 0),
             T_WRITE_ZEROES if !self.read_only => self.write_zeroes(chain).map(|()| 0),
             _ => Err(Status::Unsupported),
         }
@@ -169,8 +171,15 @@ impl Blk {
         Ok(())
     }
 
-    fn write_zeroes(&mut self, chain: &mut Chain<'_>) -> Result<(), Status> {
-        // One segment is what the configuration allows.
+    /// The one segment of a request to discard or to zero, which is what the
+    /// configuration allows (virtio 1.2 §5.2.6):
+    ///
+    /// | offset | type | field |
+    /// |---|---|---|
+    /// | 0 | le64 | sector |
+    /// | 8 | le32 | num_sectors |
+    /// | 12 | le32 | flags |
+    fn segment(&self, chain: &mut Chain<'_>, most: u32, flags: u32) -> Result<Segment, Status> {
         if chain.readable_len() != 16 {
             return Err(Status::IoError);
         }
@@ -181,20 +190,53 @@ impl Blk {
         };
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
-        let flags = u32::from_le_bytes([f0, f1, f2, f3]);
-        if flags & !WRITE_ZEROES_UNMAP != 0 {
+        let set = u32::from_le_bytes([f0, f1, f2, f3]);
+        if set & !flags != 0 {
             return Err(Status::Unsupported);
         }
-        if sectors > MAX_WRITE_ZEROES_SECTORS {
+        if sectors > most {
             return Err(Status::IoError);
         }
         let len = u64::from(sectors) * SECTOR_SIZE;
-        let position = self.position(sector, len)?;
-        let zeroes = Self::piece(&mut self.buffer, len);
-        zeroes.fill(0);
-        write_repeatedly(&self.file, zeroes, position, len)?;
+        Ok(Segment {
+            position: self.position(sector, len)?,
+            len,
+            flags: set,
+        })
+    }
+
+    /// What is read there later is of no matter, so that nothing need be done
+    /// if nothing can be.
+    fn discard(&mut self, chain: &mut Chain<'_>) -> Result<(), Status> {
+        let Segment { position, len, .. } = self.segment(chain, MAX_DISCARD_SECTORS, 0)?;
+        if len > 0 {
+            holes::clear(&self.file, position, len, false)?;
+        }
+        Ok(())
+    }
+
+    fn write_zeroes(&mut self, chain: &mut Chain<'_>) -> Result<(), Status> {
+        let most = MAX_WRITE_ZEROES_SECTORS;
+        let segment = self.segment(chain, most, WRITE_ZEROES_UNMAP)?;
+        let (position, len) = (segment.position, segment.len);
+        let keep = segment.flags & WRITE_ZEROES_UNMAP == 0;
+        if len == 0 {
+            return Ok(());
+        }
+        if !holes::clear(&self.file, position, len, keep)? {
+            let zeroes = Self::piece(&mut self.buffer, len);
+            zeroes.fill(0);
+            write_repeatedly(&self.file, zeroes, position, len)?;
+        }
         self.settle()
     }
+}
+
+/// A part of the disk that is discarded or zeroed.
+struct Segment {
+    position: u64,
+    len: u64,
+    flags: u32,
 }
 
 fn write_repeatedly(file: &File, data: &[u8], mut position: u64, len: u64) -> io::Result<()> {

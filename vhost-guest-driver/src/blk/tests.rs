@@ -232,7 +232,7 @@ fn rejects_a_header_that_is_cut_off() {
 #[test]
 fn says_what_it_does_not_know() {
     let mut disk = Disk::new(false);
-    for kind in [2, DISCARD, 14, 0x100, u32::MAX] {
+    for kind in [2, 12, 14, 0x100, u32::MAX] {
         assert_eq!(disk.request(kind, 0, &[]), UNSUPP);
     }
 }
@@ -250,17 +250,76 @@ fn tells_its_name() {
     assert_eq!((used, disk.status()), (20, OK), "only what was written");
 }
 
+fn segment(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
+    let [s, n, f] = [
+        sector.to_le_bytes().to_vec(),
+        sectors.to_le_bytes().to_vec(),
+        flags.to_le_bytes().to_vec(),
+    ];
+    [s, n, f].concat()
+}
+
+/// A disk on a file system that has holes.
+#[cfg(target_os = "linux")]
+fn disk_with_holes() -> Disk {
+    use rustix::fs::{memfd_create, MemfdFlags};
+    let file = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).unwrap());
+    file.write_all_at(&[7; 64 * 512], 0).unwrap();
+    let mut disk = Disk::new(false);
+    disk.blk = Blk::new(file.try_clone().unwrap(), false).unwrap();
+    disk.file = file;
+    disk
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn makes_holes_of_what_is_discarded_or_may_be() {
+    use std::os::unix::fs::MetadataExt;
+    let blocks = |disk: &Disk| disk.file.metadata().unwrap().blocks();
+    for (kind, flags, frees) in [
+        (DISCARD, 0, true),
+        (WRITE_ZEROES, 1, true),
+        (WRITE_ZEROES, 0, false),
+    ] {
+        let mut disk = disk_with_holes();
+        let before = blocks(&disk);
+        disk.bench.guest.write(DATA, &segment(16, 32, flags));
+        assert_eq!(disk.request(kind, 0, &[(DATA, 16, 0)]), OK);
+        assert_eq!(blocks(&disk) < before, frees, "{kind} {flags}");
+        for (sector, byte) in [(15, 7), (16, 0), (47, 0), (48, 7)] {
+            assert_eq!(disk.sector(sector), [byte; 512], "{kind} {flags}");
+        }
+        assert_eq!(disk.file.metadata().unwrap().len(), 64 * 512);
+    }
+}
+
+#[test]
+fn discards_nothing_but_what_it_is_told() {
+    let mut disk = Disk::new(false);
+    for (sector, sectors, flags, len, status) in [
+        (4, 2, 0, 16, OK),
+        (7, 0, 0, 16, OK),
+        // Not for this one (virtio 1.2 §5.2.6.2).
+        (8, 1, 1, 16, UNSUPP),
+        (8, 1, 2, 16, UNSUPP),
+        (8, 1, 0, 15, IOERR),
+        (8, 1, 0, 32, IOERR),
+        (SECTORS - 1, 2, 0, 16, IOERR),
+        (8, u32::MAX, 0, 16, IOERR),
+        (u64::MAX, 1, 0, 16, IOERR),
+    ] {
+        let segment = segment(sector, sectors, flags);
+        disk.bench.guest.write(DATA, &segment);
+        assert_eq!(disk.request(DISCARD, 0, &[(DATA, len, 0)]), status);
+    }
+    for sector in [0, 3, 6, 7, 8, SECTORS - 1] {
+        assert_eq!(disk.sector(sector), [sector as u8 + 1; 512]);
+    }
+}
+
 #[test]
 fn zeroes_sectors() {
     let mut disk = Disk::new(false);
-    let segment = |sector: u64, sectors: u32, flags: u32| {
-        let [s, n, f] = [
-            sector.to_le_bytes().to_vec(),
-            sectors.to_le_bytes().to_vec(),
-            flags.to_le_bytes().to_vec(),
-        ];
-        [s, n, f].concat()
-    };
     for (sector, sectors, flags, len, status) in [
         (4, 2, 1, 16, OK),
         (0, 0, 0, 16, OK),
@@ -286,9 +345,12 @@ fn zeroes_sectors() {
 fn a_read_only_disk_does_not_change() {
     let mut disk = Disk::new(true);
     assert!(disk.blk.features().bits() & F_RO != 0);
-    assert!(disk.blk.features().bits() & F_WRITE_ZEROES == 0);
+    assert!(disk.blk.features().bits() & (F_DISCARD | F_WRITE_ZEROES) == 0);
     assert_eq!(disk.request(OUT, 0, &[(DATA, 512, 0)]), IOERR);
-    assert_eq!(disk.request(WRITE_ZEROES, 0, &[(DATA, 16, 0)]), UNSUPP);
+    for kind in [DISCARD, WRITE_ZEROES] {
+        disk.bench.guest.write(DATA, &segment(0, 1, 0));
+        assert_eq!(disk.request(kind, 0, &[(DATA, 16, 0)]), UNSUPP);
+    }
     assert_eq!(disk.sector(0), [1; 512]);
     assert_eq!(disk.request(IN, 0, &[(DATA, 512, WRITE)]), OK);
     assert_eq!(disk.request(FLUSH, 0, &[]), OK);
@@ -333,6 +395,8 @@ fn describes_itself() {
     assert_eq!(config[12..16], 126u32.to_le_bytes());
     assert_eq!(config[20..24], 512u32.to_le_bytes());
     assert_eq!(config[34..36], 3u16.to_le_bytes());
+    let numbers = [MAX_DISCARD_SECTORS, 1, 8, MAX_WRITE_ZEROES_SECTORS, 1, 1];
+    assert_eq!(config[36..60], numbers.map(u32::to_le_bytes).concat());
     assert_eq!(config[60..], [0; 4]);
     let mut part = [0xff; 2];
     assert!(blk.config_read(34, &mut part));
