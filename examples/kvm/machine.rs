@@ -29,9 +29,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::adapter::{Doorbells, Interrupts, Window};
 use super::bus::{Bus, SERIAL_LINE};
-use super::userspace::UserspaceInterrupts;
 use super::vcpu::Vcpu;
-use super::{long_mode, Error, Function, Memory};
+use super::{long_mode, userspace, Error, Function, Memory};
 
 /// Where RAM below 4 GiB ends at the latest, and BARs begin.
 pub const LOW_RAM_END: u64 = 0xC000_0000;
@@ -115,7 +114,7 @@ impl Machine {
     /// Has a thread raise the interrupts of devices that are plugged in from
     /// now on.
     pub fn use_userspace_interrupts(&mut self) -> Result<(), Error> {
-        self.interrupts = Arc::new(UserspaceInterrupts::new(Arc::clone(&self.vm))?);
+        self.interrupts = Arc::new(userspace::interrupts(Arc::clone(&self.vm))?);
         Ok(())
     }
 

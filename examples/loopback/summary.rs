@@ -32,7 +32,7 @@ impl Summary {
             report,
             messages: machine.device().statistics(),
             irqfd: machine.interrupts().delivered(),
-            forwarded: machine.interrupts().forwarded(),
+            forwarded: machine.forwarded(),
             ioeventfd: machine.doorbells().rung(),
         }
     }

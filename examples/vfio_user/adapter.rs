@@ -7,7 +7,7 @@
 //!
 //! | of KVM's | here | what runs for it |
 //! |---|---|---|
-//! | `KVM_IRQFD` | [`Interrupts`] | a thread, from the frontend's eventfd to the client's |
+//! | `KVM_IRQFD` | [`Forwarder`] with [`Triggers`] | a thread, from the frontend's eventfd to the client's |
 //! | `KVM_IOEVENTFD` | nothing | each store is a message, and the device signals what it is for |
 //! | `KVM_SET_USER_MEMORY_REGION` | [`Window`] | each access is a message, answered from a mapping of ours |
 //!
@@ -20,15 +20,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 
 use rustix::mm::{madvise, Advice};
-use vhost_guest_vmm_traits::{Arming, InterruptManager, MsiMessage, SharedMemoryMapper, SourceId};
+use vhost_guest_vmm_traits::{MsiMessage, SharedMemoryMapper};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use crate::vmm::{Events, Sources};
+use crate::vmm::Forwarder;
 
 /// Takes a lock. What it guards is consistent between calls, so a thread that
 /// panicked with it did no harm.
@@ -36,39 +34,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Interrupts of a function whose client has an eventfd for each vector.
+/// The client's eventfds, one for each vector that it wants to hear of.
 ///
 /// An irqfd would connect the frontend's eventfd with an interrupt. The client
 /// keeps its irqfds to itself and lends eventfds that stand for them, and the
 /// kernel does not connect an eventfd with another: a thread does.
-pub struct Interrupts {
-    shared: Arc<Shared>,
-    pump: Option<JoinHandle<()>>,
-}
+#[derive(Clone, Default)]
+pub struct Triggers(Arc<Mutex<BTreeMap<u16, File>>>);
 
-struct Shared {
-    sources: Mutex<Sources>,
-    events: Events,
-    /// The client's eventfds, by vector.
-    triggers: Mutex<BTreeMap<u16, File>>,
-    stop: AtomicBool,
-    pumped: AtomicU64,
-}
-
-impl Interrupts {
-    /// No vector has an eventfd of the client's yet.
-    pub fn new() -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            sources: Mutex::new(Sources::new()),
-            events: Events::new()?,
-            triggers: Mutex::default(),
-            stop: AtomicBool::new(false),
-            pumped: AtomicU64::new(0),
-        });
-        let pumping = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("irq-pump".into());
-        let pump = Some(thread.spawn(move || pumping.pump())?);
-        Ok(Self { shared, pump })
+impl Triggers {
+    /// Starts the thread.
+    pub fn forwarder(&self) -> io::Result<Forwarder> {
+        let triggers = self.clone();
+        Forwarder::start(move |message| triggers.raise(message))
     }
 
     /// What the device's MSI-X table has to say for `vector`. Only this object
@@ -79,73 +57,20 @@ impl Interrupts {
     }
 
     /// The client gives an eventfd for `vector`, or takes it back.
-    pub fn set_trigger(&self, vector: u16, trigger: Option<File>) {
-        let mut triggers = lock(&self.shared.triggers);
+    pub fn set(&self, vector: u16, trigger: Option<File>) {
+        let mut triggers = lock(&self.0);
         match trigger {
             Some(trigger) => triggers.insert(vector, trigger),
             None => triggers.remove(&vector),
         };
     }
 
-    /// How many signals the thread has carried.
-    pub fn pumped(&self) -> u64 {
-        self.shared.pumped.load(Ordering::Relaxed)
-    }
-}
-
-impl Shared {
-    fn pump(&self) {
-        while !self.stop.load(Ordering::SeqCst) {
-            for token in self.events.wait(None) {
-                // Locked until it has arrived: who disarms a source and then
-                // takes the client's eventfd away loses nothing.
-                let sources = lock(&self.sources);
-                if let Some(message) = sources.take(token) {
-                    self.raise(message);
-                    self.pumped.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
     fn raise(&self, message: MsiMessage) {
-        let triggers = lock(&self.triggers);
-        // The table has `Interrupts::message` of a vector.
+        let triggers = lock(&self.0);
         if let Some(trigger) = triggers.get(&(message.data as u16)) {
             // The client reads it, or it is full and so readable anyway.
             let _ = rustix::io::write(trigger, &1_u64.to_ne_bytes());
         }
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.events.wake();
-        let _ = self.pump.take().map(JoinHandle::join);
-    }
-}
-
-impl InterruptManager for Interrupts {
-    fn create_source(&self) -> io::Result<SourceId> {
-        lock(&self.shared.sources).create()
-    }
-
-    fn arm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
-        lock(&self.shared.sources).arm_all(&self.shared.events, sources)
-    }
-
-    fn disarm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
-        let mut armed = lock(&self.shared.sources);
-        let signalled = sources
-            .iter()
-            .filter_map(|arming| armed.disarm(&self.shared.events, arming.source));
-        signalled.for_each(|message| self.shared.raise(message));
-        Ok(())
-    }
-
-    fn destroy_source(&self, source: SourceId) {
-        lock(&self.shared.sources).destroy(source);
     }
 }
 

@@ -28,7 +28,8 @@ use vm_memory::{
     GuestMemoryRegion,
 };
 
-use super::adapter::{map, Access, Interrupts, Window};
+use super::adapter::{map, Access, Triggers, Window};
+use crate::vmm::Forwarder;
 
 /// The guest's memory, as far as the client has shared it. It comes and goes.
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
@@ -40,18 +41,20 @@ const CONFIG_SIZE: u64 = 256;
 pub struct Function {
     device: VhostGuest<Memory>,
     memory: Memory,
-    interrupts: Arc<Interrupts>,
+    triggers: Triggers,
+    forwarder: Arc<Forwarder>,
     window: Arc<Window>,
 }
 
 impl Function {
     /// A device whose frontends connect to `listener`.
     pub fn new(listener: UnixListener, queues: u16, window_size: u64) -> io::Result<Self> {
-        let interrupts = Arc::new(Interrupts::new()?);
+        let triggers = Triggers::default();
+        let forwarder = Arc::new(triggers.forwarder()?);
         let window = Arc::new(Window::default());
         let memory = Memory::new(GuestMemoryMmap::new());
         let services = Services {
-            interrupts: interrupts.clone(),
+            interrupts: forwarder.clone(),
             doorbells: None,
             window: window.clone(),
             memory: memory.clone(),
@@ -74,7 +77,8 @@ impl Function {
         Ok(Self {
             device,
             memory,
-            interrupts,
+            triggers,
+            forwarder,
             window,
         })
     }
@@ -144,9 +148,9 @@ impl Function {
     /// The client gives an eventfd for a vector, or takes it back. A vector
     /// without one, or between two of them, is masked, so that its events wait.
     fn set_trigger(&self, vector: u16, trigger: Option<File>) {
-        let message = trigger.as_ref().map(|_| Interrupts::message(vector));
+        let message = trigger.as_ref().map(|_| Triggers::message(vector));
         self.device.set_vector(vector, None);
-        self.interrupts.set_trigger(vector, trigger);
+        self.triggers.set(vector, trigger);
         self.device.set_vector(vector, message);
     }
 
@@ -299,7 +303,7 @@ impl Function {
     }
 
     /// Signals that a thread had to carry to the client.
-    pub fn pumped(&self) -> u64 {
-        self.interrupts.pumped()
+    pub fn forwarded(&self) -> u64 {
+        self.forwarder.forwarded()
     }
 }

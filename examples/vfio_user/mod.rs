@@ -78,7 +78,10 @@ fn run(options: Options) -> Result<(), Failure> {
         let outcome = server.run(&mut function);
         function.unplugged();
         match outcome {
-            Ok(()) => println!("the client is gone; pumped {} signals", function.pumped()),
+            Ok(()) => println!(
+                "the client is gone; forwarded {} signals",
+                function.forwarded()
+            ),
             Err(Error::SocketAccept(error)) => return Err(error).context("accept"),
             Err(error) => eprintln!("vfio_user: the client: {error}"),
         }

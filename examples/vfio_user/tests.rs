@@ -30,7 +30,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 use vmm_sys_util::tempdir::TempDir;
 
-use super::adapter::{Interrupts, Window};
+use super::adapter::{Triggers, Window};
 use super::function::Function;
 use guest::{memory_file, Guest, Program, Vmm, KICK_VECTOR, MIB, QUEUES, VECTORS, WINDOW_SIZE};
 
@@ -202,7 +202,7 @@ fn carries_a_frontend_into_the_guest_of_a_client() {
     drop(frontend);
     guest.shut_down();
     drop(vmm);
-    assert!(program.join().pumped() > 0);
+    assert!(program.join().forwarded() > 0);
 }
 
 #[test]
@@ -410,15 +410,16 @@ fn survives_accesses_of_any_place_and_width() {
 
 #[test]
 fn carries_signals_to_the_eventfd_of_the_vector() {
-    let interrupts = Interrupts::new().unwrap();
+    let triggers = Triggers::default();
+    let interrupts = triggers.forwarder().unwrap();
     let source = interrupts.create_source().unwrap();
     let own = eventfd(0, EventfdFlags::empty()).unwrap();
     let client = EventFd::new(0).unwrap();
-    interrupts.set_trigger(3, Some(File::from(eventfd_of(&client))));
+    triggers.set(3, Some(File::from(eventfd_of(&client))));
     let arming = Arming {
         source,
         eventfd: own.as_fd(),
-        message: Interrupts::message(3),
+        message: Triggers::message(3),
     };
     interrupts.arm(&[arming]).unwrap();
     rustix::io::write(&own, &1_u64.to_ne_bytes()).unwrap();

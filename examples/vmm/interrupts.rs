@@ -5,9 +5,8 @@
 //! What `KVM_IRQFD` does, for an emulated guest.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vhost_guest_driver::emulated::Interrupts;
@@ -23,126 +22,67 @@ const MSI_ADDRESS: u64 = 0xfee0_0000;
 ///
 /// The vCPU itself waits for the eventfds of armed sources while it has
 /// nothing to do, as the kernel does for a halted vCPU with irqfds: no other
-/// thread of the VMM is involved. For comparison, a VMM without irqfds
-/// can be played, in which a thread waits for them and forwards.
+/// thread of the VMM is involved.
 pub struct InterruptController {
-    shared: Arc<Shared>,
-    forwarder: Option<JoinHandle<()>>,
-}
-
-struct Shared {
     sources: Mutex<Sources>,
     /// Interrupts that the vCPU has not taken yet, other than from eventfds.
     raised: Mutex<VectorSet>,
     /// What the vCPU waits for.
     vcpu: Events,
-    /// What the forwarder waits for, if there is one.
-    forwarder: Option<Events>,
-    stop: AtomicBool,
     delivered: AtomicU64,
-    forwarded: AtomicU64,
 }
 
 impl InterruptController {
-    /// No sources yet. With `irqfd`, the vCPU waits for them itself.
-    pub fn new(irqfd: bool) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+    /// No sources yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
             sources: Mutex::new(Sources::new()),
             raised: Mutex::default(),
             vcpu: Events::new()?,
-            forwarder: if irqfd { None } else { Some(Events::new()?) },
-            stop: AtomicBool::new(false),
             delivered: AtomicU64::new(0),
-            forwarded: AtomicU64::new(0),
-        });
-        let forwarder = match irqfd {
-            true => None,
-            false => {
-                let shared = shared.clone();
-                let thread = thread::Builder::new().name("irq-forwarder".into());
-                Some(thread.spawn(move || shared.forward())?)
-            }
-        };
-        Ok(Self { shared, forwarder })
-    }
-
-    /// Interrupts that the vCPU took from eventfds itself.
-    pub fn delivered(&self) -> u64 {
-        self.shared.delivered.load(Ordering::Relaxed)
-    }
-
-    /// Interrupts that a thread of the VMM forwarded.
-    pub fn forwarded(&self) -> u64 {
-        self.shared.forwarded.load(Ordering::Relaxed)
-    }
-
-    /// How many sources exist.
-    pub fn sources(&self) -> usize {
-        self.shared.sources().len()
-    }
-
-    /// How many of them are armed.
-    pub fn armed(&self) -> usize {
-        self.shared.sources().armed()
-    }
-}
-
-impl Drop for InterruptController {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        if let (Some(events), Some(thread)) = (&self.shared.forwarder, self.forwarder.take()) {
-            events.wake();
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    fn sources(&self) -> MutexGuard<'_, Sources> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn raised(&self) -> MutexGuard<'_, VectorSet> {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The eventfds' side: whoever waits for them.
-    fn events(&self) -> &Events {
-        self.forwarder.as_ref().unwrap_or(&self.vcpu)
-    }
-
-    /// Takes the messages of what was signalled.
-    fn take(&self, tokens: &[u64], vectors: &mut VectorSet) -> u64 {
-        if tokens.is_empty() {
-            return 0;
-        }
-        let sources = self.sources();
-        let messages = tokens.iter().filter_map(|token| sources.take(*token));
-        let mut taken = 0;
-        for message in messages {
-            vectors.merge(&vector_of(message));
-            taken += 1;
-        }
-        taken
+        })
     }
 
     /// Another thread than the vCPU raises an interrupt.
-    fn raise(&self, vectors: &VectorSet) {
+    pub fn raise(&self, message: MsiMessage) {
+        let vectors = vector_of(message);
         if !vectors.is_empty() {
-            self.raised().merge(vectors);
+            lock(&self.raised).merge(&vectors);
             self.vcpu.wake();
         }
     }
 
-    fn forward(&self) {
-        while !self.stop.load(Ordering::SeqCst) {
-            let mut vectors = VectorSet::new();
-            let tokens = self.events().wait(None);
-            let taken = self.take(&tokens, &mut vectors);
-            self.forwarded.fetch_add(taken, Ordering::Relaxed);
-            self.raise(&vectors);
+    /// Interrupts that the vCPU took from eventfds itself.
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// How many sources exist.
+    pub fn sources(&self) -> usize {
+        lock(&self.sources).len()
+    }
+
+    /// How many of them are armed.
+    pub fn armed(&self) -> usize {
+        lock(&self.sources).armed()
+    }
+
+    /// Takes the messages of what was signalled.
+    fn take(&self, tokens: &[u64], vectors: &mut VectorSet) {
+        if tokens.is_empty() {
+            return;
+        }
+        let sources = lock(&self.sources);
+        let messages = tokens.iter().filter_map(|token| sources.take(*token));
+        for message in messages {
+            vectors.merge(&vector_of(message));
+            self.delivered.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A message to another address, or of a vector that there is not, is lost.
@@ -156,29 +96,26 @@ fn vector_of(message: MsiMessage) -> VectorSet {
 
 impl InterruptManager for InterruptController {
     fn create_source(&self) -> io::Result<SourceId> {
-        self.shared.sources().create()
+        lock(&self.sources).create()
     }
 
     fn arm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
-        let shared = &self.shared;
-        shared.sources().arm_all(shared.events(), sources)
+        lock(&self.sources).arm_all(&self.vcpu, sources)
     }
 
     fn disarm(&self, sources: &[Arming<'_>]) -> io::Result<()> {
-        let mut vectors = VectorSet::new();
-        let shared = &self.shared;
+        let mut books = lock(&self.sources);
         for arming in sources {
-            let signalled = shared.sources().disarm(shared.events(), arming.source);
-            if let Some(message) = signalled {
-                vectors.merge(&vector_of(message));
-            }
+            let signalled = books.disarm(&self.vcpu, arming.source);
+            signalled
+                .into_iter()
+                .for_each(|message| self.raise(message));
         }
-        shared.raise(&vectors);
         Ok(())
     }
 
     fn destroy_source(&self, source: SourceId) {
-        self.shared.sources().destroy(source);
+        lock(&self.sources).destroy(source);
     }
 }
 
@@ -192,16 +129,14 @@ impl Interrupts for InterruptController {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> VectorSet {
-        let shared = &self.shared;
-        let tokens = shared.vcpu.wait(timeout);
-        let mut vectors = std::mem::take(&mut *shared.raised());
-        let taken = shared.take(&tokens, &mut vectors);
-        shared.delivered.fetch_add(taken, Ordering::Relaxed);
+        let tokens = self.vcpu.wait(timeout);
+        let mut vectors = std::mem::take(&mut *lock(&self.raised));
+        self.take(&tokens, &mut vectors);
         vectors
     }
 
     fn wake(&self) {
-        self.shared.vcpu.wake();
+        self.vcpu.wake();
     }
 }
 
@@ -243,7 +178,7 @@ mod tests {
 
     #[test]
     fn raises_at_once_what_was_signalled_before_arming() {
-        let controller = InterruptController::new(true).unwrap();
+        let controller = InterruptController::new().unwrap();
         let (fd, source) = (new_eventfd(1), controller.create_source().unwrap());
         controller.arm(&[arming(&fd, source, 5)]).unwrap();
         assert_eq!(vectors(controller.wait(SOON)), [5]);
@@ -255,7 +190,7 @@ mod tests {
 
     #[test]
     fn raises_what_was_signalled_before_disarming_and_drains_it() {
-        let controller = InterruptController::new(true).unwrap();
+        let controller = InterruptController::new().unwrap();
         let (fd, source) = (new_eventfd(0), controller.create_source().unwrap());
         controller.arm(&[arming(&fd, source, 5)]).unwrap();
         signal(&fd);
@@ -267,7 +202,7 @@ mod tests {
 
     #[test]
     fn keeps_sources_on_one_vector_apart() {
-        let controller = InterruptController::new(true).unwrap();
+        let controller = InterruptController::new().unwrap();
         let fds = [new_eventfd(0), new_eventfd(0)];
         let ids = [(); 2].map(|()| controller.create_source().unwrap());
         let both = [arming(&fds[0], ids[0], 9), arming(&fds[1], ids[1], 9)];
@@ -279,7 +214,7 @@ mod tests {
 
     #[test]
     fn can_be_disarmed_when_one_descriptor_is_not_an_eventfd() {
-        let controller = InterruptController::new(true).unwrap();
+        let controller = InterruptController::new().unwrap();
         let fds = [
             new_eventfd(0),
             std::fs::File::open("/dev/null").unwrap().into(),
@@ -297,18 +232,16 @@ mod tests {
     }
 
     #[test]
-    fn forwards_through_a_thread_without_irqfds() {
-        let controller = InterruptController::new(false).unwrap();
-        let (fd, source) = (new_eventfd(0), controller.create_source().unwrap());
-        controller.arm(&[arming(&fd, source, 5)]).unwrap();
-        signal(&fd);
+    fn takes_what_another_thread_raises() {
+        let controller = InterruptController::new().unwrap();
+        controller.raise(message(5));
         assert_eq!(vectors(controller.wait(None)), [5]);
-        assert_eq!((controller.delivered(), controller.forwarded()), (0, 1));
+        assert_eq!(controller.delivered(), 0);
     }
 
     #[test]
     fn ends_the_next_wait_when_woken_before() {
-        let controller = InterruptController::new(true).unwrap();
+        let controller = InterruptController::new().unwrap();
         controller.wake();
         assert!(controller.wait(None).is_empty());
         assert!(controller.wait(SOON).is_empty());
@@ -316,7 +249,7 @@ mod tests {
 
     #[test]
     fn does_not_spin_on_a_semaphore_that_stays_readable() {
-        let controller = InterruptController::new(true).unwrap();
+        let controller = InterruptController::new().unwrap();
         let fd = eventfd(1000, EventfdFlags::SEMAPHORE).unwrap();
         let source = controller.create_source().unwrap();
         controller.arm(&[arming(&fd, source, 5)]).unwrap();

@@ -13,7 +13,7 @@
 //!
 //! | of KVM's | here |
 //! |---|---|
-//! | `KVM_IRQFD` | [`InterruptController`] |
+//! | `KVM_IRQFD` | [`InterruptController`], or [`Forwarder`] for the lack of it |
 //! | `KVM_IOEVENTFD` | [`Doorbells`] |
 //! | `KVM_SET_USER_MEMORY_REGION` | [`Arena`] |
 //! | exits to userspace | [`PciBus`] |
@@ -21,6 +21,7 @@
 mod bus;
 mod doorbells;
 mod eventfd;
+mod forwarder;
 mod interrupts;
 mod sources;
 mod window;
@@ -37,8 +38,8 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 pub use bus::{Device, PciBus};
 pub use doorbells::Doorbells;
+pub use forwarder::Forwarder;
 pub use interrupts::InterruptController;
-pub(crate) use sources::{Events, Sources};
 pub use window::Arena;
 
 /// The guest's memory, which the driver uses for its queues.
@@ -68,6 +69,8 @@ pub struct Config {
 pub struct Machine {
     bus: Arc<PciBus>,
     interrupts: Arc<InterruptController>,
+    /// Without irqfds, what raises interrupts in their place.
+    forwarder: Option<Arc<Forwarder>>,
     doorbells: Arc<Doorbells>,
     arena: Arc<Arena>,
     ram: Arc<GuestMemoryMmap>,
@@ -76,13 +79,24 @@ pub struct Machine {
 impl Machine {
     /// Makes a machine whose device serves the frontends of `listener`.
     pub fn new(listener: UnixListener, config: &Config) -> io::Result<Self> {
-        let interrupts = Arc::new(InterruptController::new(config.irqfd)?);
+        let interrupts = Arc::new(InterruptController::new()?);
+        let forwarder = match config.irqfd {
+            true => None,
+            false => {
+                let interrupts = Arc::clone(&interrupts);
+                let raise = move |message| interrupts.raise(message);
+                Some(Arc::new(Forwarder::start(raise)?))
+            }
+        };
         let doorbells = Arc::new(Doorbells::new()?);
         let arena = Arc::new(Arena::new(config.window_size)?);
         let ram = GuestMemoryMmap::from_ranges(&[(RAM, RAM_SIZE)]).map_err(io::Error::other)?;
         let ram = Arc::new(ram);
         let services = Services {
-            interrupts: interrupts.clone(),
+            interrupts: match &forwarder {
+                Some(forwarder) => forwarder.clone(),
+                None => interrupts.clone(),
+            },
             doorbells: config.ioeventfd.then(|| doorbells.clone() as _),
             window: arena.clone(),
             memory: ram.clone(),
@@ -101,6 +115,7 @@ impl Machine {
         Ok(Self {
             bus: Arc::new(PciBus::new(device, doorbells.clone())),
             interrupts,
+            forwarder,
             doorbells,
             arena,
             ram,
@@ -115,6 +130,12 @@ impl Machine {
     /// The interrupt controller.
     pub fn interrupts(&self) -> &InterruptController {
         &self.interrupts
+    }
+
+    /// Interrupts that a thread of the VMM's raised, for want of irqfds.
+    pub fn forwarded(&self) -> u64 {
+        let forwarder = self.forwarder.as_deref();
+        forwarder.map_or(0, Forwarder::forwarded)
     }
 
     /// The doorbells.

@@ -32,17 +32,11 @@ pub struct Arena {
     reserved: usize,
     base: NonNull<u8>,
     size: usize,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
     /// Length of each mapping, by window offset.
-    mappings: BTreeMap<u64, u64>,
-    placed: Option<u64>,
+    mappings: Mutex<BTreeMap<u64, u64>>,
 }
 
-// SAFETY: the addresses do not belong to a thread, and the state is locked.
+// SAFETY: the addresses do not belong to a thread, and the rest is locked.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
@@ -65,7 +59,7 @@ impl Arena {
             reserved,
             base: reservation,
             size,
-            state: Mutex::default(),
+            mappings: Mutex::default(),
         };
         if padding > ALIGNMENT {
             return Err(io::ErrorKind::Other.into());
@@ -90,11 +84,11 @@ impl Arena {
 
     /// How many ranges are mapped.
     pub fn mappings(&self) -> usize {
-        self.state().mappings.len()
+        self.lock().len()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+        self.mappings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The address and length of a range, if it lies within the arena.
@@ -150,7 +144,7 @@ impl SharedMemoryMapper for Arena {
         length: u64,
     ) -> io::Result<()> {
         let (address, bytes) = self.range(window_offset, length)?;
-        let mut state = self.state();
+        let mut mappings = self.lock();
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
         // SAFETY: as in `clear`; that the file may change at any time is what
@@ -171,22 +165,22 @@ impl SharedMemoryMapper for Arena {
             self.clear(window_offset, bytes)?;
             return Err(error);
         }
-        state.mappings.insert(window_offset, length);
+        mappings.insert(window_offset, length);
         Ok(())
     }
 
     fn unmap(&self, window_offset: u64, length: u64) -> io::Result<()> {
-        let mut state = self.state();
-        if state.mappings.get(&window_offset) != Some(&length) {
+        let mut mappings = self.lock();
+        if mappings.get(&window_offset) != Some(&length) {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.clear(window_offset, length as usize)?;
-        state.mappings.remove(&window_offset);
+        mappings.remove(&window_offset);
         Ok(())
     }
 
-    fn place(&self, guest_address: Option<u64>) -> io::Result<()> {
-        self.state().placed = guest_address;
+    /// The emulated guest accesses the arena itself, wherever the BAR is.
+    fn place(&self, _: Option<u64>) -> io::Result<()> {
         Ok(())
     }
 }
