@@ -41,13 +41,16 @@ fn step(machine: &mut Machine, guest: &mut Guest, input: &mut Input<'_>) {
             let offset = u64::from(input.half());
             machine.function.bar_write(bar, offset, input.bytes(width));
         }
-        _ => match input.byte() % 6 {
+        _ => match input.byte() % 9 {
             0 => guest.boot(machine),
             1 => machine.fail_nth(input.byte().into()),
             2 => machine.bar_moved(input.byte() % 6, None),
             3 => machine.bar_moved(input.byte() % 6, Some(input.long())),
             4 => drop(machine.function.memory_fault(Some(input.long()))),
-            _ => machine.function.revoke(),
+            5 => machine.function.revoke(),
+            6 => machine.function.pause(),
+            7 => machine.function.resume(),
+            _ => machine.go_round(),
         },
     }
 }

@@ -98,6 +98,9 @@ impl Session {
                 }
             }
             13 => self.frontend.use_ends(input.byte()),
+            14 => machine.function.pause(),
+            15 => machine.function.resume(),
+            16 => machine.go_round(),
             _ => drop(machine.function.memory_fault(Some(input.long()))),
         }
     }
@@ -118,7 +121,7 @@ fuzz_target!(|bytes: &[u8]| {
         if input.is_empty() {
             break;
         }
-        match input.byte() % 22 {
+        match input.byte() % 25 {
             kind @ 0..8 => session.frontend_step(kind, mode, &mut input),
             kind => session.guest_step(kind - 8, mode, &mut input),
         }

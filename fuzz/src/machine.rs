@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vhost_guest_device::{BarMove, Builder, Services, VhostGuest};
+use vhost_guest_device::{BarMove, Builder, Services, SnapshotError, VhostGuest};
 use vhost_guest_vmm_traits::test_utils::TestVmm;
 use vhost_guest_vmm_traits::{Access, AddressTranslator, Translation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -122,6 +122,27 @@ impl Machine {
     pub fn bar_moved(&mut self, bar: u8, address: Option<u64>) {
         let moved = self.function.bar_moved(bar, address);
         assert!(moved.is_ok() || self.failed, "{moved:?}");
+    }
+
+    /// Restores the device, and routes its BARs.
+    ///
+    /// # Errors
+    ///
+    /// See [`VhostGuest::restore`].
+    pub fn restore(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
+        for BarMove { bar, address, .. } in self.function.restore(snapshot)? {
+            self.bar_moved(bar, address);
+        }
+        Ok(())
+    }
+
+    /// Saves the device and restores it, where it is.
+    pub fn go_round(&mut self) {
+        self.function.pause();
+        let snapshot = self.function.snapshot().expect("a pause");
+        let restored = self.restore(&snapshot);
+        assert!(restored.is_ok() || self.failed, "{restored:?}");
+        self.function.resume();
     }
 
     /// Makes the n-th call of a service fail.

@@ -21,8 +21,10 @@ mod life_cycle;
 mod limits;
 mod pause;
 mod reset;
+mod restore;
 mod turn;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -80,6 +82,9 @@ pub(crate) struct Device<M> {
     paused: bool,
     /// The VMM wants resets to be done by the worker.
     resets_in_pieces: bool,
+    /// Queues of a snapshot that are to be opened when the pause is over, and
+    /// how far they are.
+    unopened: BTreeMap<u16, (u16, u16)>,
     /// The window is not where the guest has put it, until a reset is done.
     window_waits: bool,
 }
@@ -155,6 +160,7 @@ impl<M: GuestAddressSpace> Device<M> {
             condition: Condition::Prepared,
             paused: false,
             resets_in_pieces: options.asynchronous_reset,
+            unopened: BTreeMap::new(),
             window_waits: false,
         };
         device

@@ -64,6 +64,7 @@ mod poller;
 mod queue;
 mod registers;
 mod relay;
+mod snapshot;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -75,4 +76,5 @@ pub use error::BuildError;
 pub use fd::MemoryPolicy;
 pub use function::VhostGuest;
 pub use pci::{BarKind, BarMove, BarSpec};
+pub use snapshot::SnapshotError;
 pub use statistics::Statistics;

@@ -85,6 +85,17 @@ impl MessageQueue {
         Ok(Self { index, queue })
     }
 
+    /// How far it is in the available and in the used ring.
+    pub(crate) fn position(&self) -> (u16, u16) {
+        (self.queue.next_avail(), self.queue.next_used())
+    }
+
+    /// Goes on where another was.
+    pub(crate) fn set_position(&mut self, (next_avail, next_used): (u16, u16)) {
+        self.queue.set_next_avail(next_avail);
+        self.queue.set_next_used(next_used);
+    }
+
     /// The next available chain that satisfies the rules of this direction.
     fn pop<M: GuestMemory>(
         &mut self,
@@ -253,6 +264,12 @@ impl Queues {
         if let Some(slot) = self.list.get_mut(usize::from(index)) {
             *slot = Some(queue);
         }
+    }
+
+    /// How far queue `index` is in its rings, if it is open.
+    pub(crate) fn position(&self, index: u16) -> Option<(u16, u16)> {
+        let queue = self.list.get(usize::from(index))?.as_ref()?;
+        Some(queue.position())
     }
 
     /// The driver reset queue `index`.

@@ -69,6 +69,8 @@ pub fn write(target: &str, corpus: &Path) -> Result<usize> {
             "framer" => seeds.push(framer(&messages)),
             "registers" => seeds.push(REGISTERS.to_vec()),
             "reply" => seeds.extend(replies(&messages)),
+            // A snapshot as it is, and one of nothing.
+            "snapshot" => seeds.extend([vec![2], vec![0]]),
             "session" => {
                 seeds.extend(sessions(&messages));
                 seeds.push(session(rarities().iter().collect::<Vec<_>>().iter()));

@@ -64,12 +64,18 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// The driver has enabled a queue.
     fn open_queue(&mut self, index: u16) -> Result<(), Fault> {
+        self.open_queue_at(index, (0, 0))
+    }
+
+    /// Opens a queue where it was left.
+    pub(super) fn open_queue_at(&mut self, index: u16, position: (u16, u16)) -> Result<(), Fault> {
         let Some(rings) = self.registers.queue(index) else {
             return Ok(());
         };
         let event_idx = self.registers.features() & feature::EVENT_IDX != 0;
         let memory = self.guest.view(self.registers.features());
-        let queue = MessageQueue::open(index, MAX_QUEUE_SIZE, rings, event_idx, &memory)?;
+        let mut queue = MessageQueue::open(index, MAX_QUEUE_SIZE, rings, event_idx, &memory)?;
+        queue.set_position(position);
         self.queues.open(index, queue);
         Ok(())
     }
@@ -77,6 +83,7 @@ impl<M: GuestAddressSpace> Device<M> {
     /// The driver resets a queue: buffers of it are dropped, messages kept.
     fn close_queue(&mut self, index: u16) {
         self.queues.close(index);
+        self.unopened.remove(&index);
         if let Some(connection) = &mut self.connection {
             match index {
                 REQUESTS => connection.request_buffer = None,
@@ -169,7 +176,7 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// The frontend is gone, or has to go: its notifications end, the guest
     /// learns of it, its memory stays until the driver has reset the device.
-    fn lose_frontend(&mut self) {
+    pub(super) fn lose_frontend(&mut self) {
         let outcome = self.disconnect();
         self.limit_orphaned_memory(true);
         if self.registers.set_needs_reset() {

@@ -47,6 +47,7 @@ impl<M: GuestAddressSpace> Device<M> {
         if let Err(error) = self.watch_own() {
             self.die(error);
         }
+        self.open_restored_queues();
         // Sockets are waited for from the next turn on.
         self.wake();
     }

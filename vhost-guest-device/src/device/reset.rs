@@ -43,6 +43,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let unmapped = self.memory.revoke().map_err(io::Error::other);
         self.limit_orphaned_memory(false);
         self.queues.clear();
+        self.unopened.clear();
         let registers = self.registers.reset().map_err(io::Error::other);
         if let Err(error) = disconnected.and(unmapped).and(registers) {
             self.die(error);

@@ -7,6 +7,8 @@
 use vm_memory::GuestAddressSpace;
 
 use super::VhostGuest;
+use crate::pci::BarMove;
+use crate::snapshot::SnapshotError;
 use crate::worker::lock;
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
@@ -46,5 +48,50 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// the device goes on with what it finds. Without a pause it does nothing.
     pub fn resume(&self) {
         lock(&self.device).resume();
+    }
+
+    /// The state of a paused device as bytes: all registers, those of
+    /// configuration space and the MSI-X table included, interrupts that
+    /// wait, and how far the device is in its own queues. It fits the guest's
+    /// memory as it is during the pause.
+    ///
+    /// The frontend is not part of it, nor are its memory, its kicks and its
+    /// calls: they belong to a process that knows nothing of the snapshot. An
+    /// MSI-X table that the VMM keeps ([`set_vector`](Self::set_vector)) is
+    /// the VMM's to save.
+    ///
+    /// The format has a version and is documented in the source
+    /// (`snapshot.rs`). It has at most 6 KiB, and nothing secret.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::NotPaused`].
+    pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
+        lock(&self.device).snapshot()
+    }
+
+    /// Brings a paused device to the state that `snapshot` says: one that was
+    /// just built, or one whose VM goes back in time. The device stays paused.
+    ///
+    /// Returns the BARs that are somewhere else now, as
+    /// [`config_write`](Self::config_write) does. When the VMM has moved them
+    /// and restored the guest's memory, it calls [`resume`](Self::resume).
+    ///
+    /// The registers read as they did, with one exception: a device that had a
+    /// frontend has lost it. `BACKEND_UP` and `FRONTEND_UP` are clear,
+    /// `DEVICE_NEEDS_RESET` is set, and the driver is interrupted, as for any
+    /// loss; it resets the device, and the next frontend is served. Until
+    /// then the window is empty: loads read all ones, stores are lost.
+    ///
+    /// The bytes are not trusted. All of them are checked before anything
+    /// changes, and what is restored is a state to which a guest could have
+    /// brought the device by itself.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed, but for [`SnapshotError::Environment`].
+    #[must_use = "the BARs have moved in the device's mind only"]
+    pub fn restore(&self, snapshot: &[u8]) -> Result<Vec<BarMove>, SnapshotError> {
+        lock(&self.device).restore(snapshot)
     }
 }

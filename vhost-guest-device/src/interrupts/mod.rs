@@ -28,6 +28,7 @@
 //! a masked vector is pending if one of its eventfds is readable. Arming
 //! raises what waited, disarming drains it: each event is delivered once.
 
+mod saved;
 mod wires;
 
 use std::io;
@@ -42,6 +43,7 @@ use crate::pci::bars;
 use crate::pci::msix::Msix;
 use crate::registers::ServiceError;
 use crate::virtio::NO_VECTOR;
+pub(crate) use saved::SavedInterrupts;
 use wires::Wires;
 
 /// Something that the driver wants to be interrupted for.

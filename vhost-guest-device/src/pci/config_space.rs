@@ -26,9 +26,10 @@
 use super::bars::{bar_specs, BarMove, BarSpec};
 use super::capabilities::{self, at, Shape};
 use super::msix;
+use crate::snapshot::{ensure, Damaged, CONFIG_SPACE};
 
 /// Bytes of configuration space.
-const SIZE: usize = 256;
+const SIZE: usize = CONFIG_SPACE;
 
 const VENDOR: u16 = 0x1AF4;
 const DEVICE: u16 = 0x1075;
@@ -89,7 +90,7 @@ pub(crate) struct CfgAccess {
 }
 
 /// Configuration space of the function.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ConfigSpace {
     bytes: [u8; SIZE],
     /// The bits that the guest can change.
@@ -193,7 +194,8 @@ impl ConfigSpace {
         self.command() & BUS_MASTER != 0
     }
 
-    fn msix_control(&self) -> u16 {
+    /// Message control of MSI-X.
+    pub(crate) fn msix_control(&self) -> u16 {
         self.word(MSIX_CONTROL) & (msix::ENABLE | msix::FUNCTION_MASK)
     }
 
@@ -216,7 +218,8 @@ impl ConfigSpace {
         (address != 0 && fits).then_some(address)
     }
 
-    fn bar_addresses(&self) -> [Option<u64>; 3] {
+    /// Where the BARs are decoded.
+    pub(crate) fn bar_addresses(&self) -> [Option<u64>; 3] {
         self.bars.map(|spec| self.bar_address(spec.index))
     }
 
@@ -280,7 +283,8 @@ impl ConfigSpace {
         }
     }
 
-    fn moves_since(&self, before: [Option<u64>; 3]) -> Vec<BarMove> {
+    /// The BARs that are somewhere else than they were `before`.
+    pub(crate) fn moves_since(&self, before: [Option<u64>; 3]) -> Vec<BarMove> {
         let now = self.bars.iter().zip(self.bar_addresses());
         let moved = now.zip(before).filter(|((_, now), before)| now != before);
         moved
@@ -311,6 +315,33 @@ impl ConfigSpace {
         for (to, from) in window.iter_mut().zip(data) {
             *to = *from;
         }
+    }
+
+    /// The bytes, and which halves of BARs hold a size probe.
+    pub(crate) fn save(&self) -> ([u8; SIZE], u8) {
+        let probed = self.probed.iter().rev();
+        let probed = probed.fold(0, |bits, probed| bits << 1 | u8::from(*probed));
+        (self.bytes, probed)
+    }
+
+    /// Such a function with other contents of its registers, as they are in a
+    /// snapshot.
+    pub(crate) fn restored(&self, bytes: &[u8; SIZE], probed: u8) -> Result<Self, Damaged> {
+        let mut restored = self.clone();
+        for (at, byte) in bytes.iter().enumerate() {
+            let fixed = !self.writable[at];
+            let what = "configuration space that cannot be written";
+            ensure((byte ^ self.initial[at]) & fixed == 0, what)?;
+        }
+        restored.bytes = *bytes;
+        ensure(probed >> self.probed.len() == 0, "size probes")?;
+        for (index, half) in restored.probed.iter_mut().enumerate() {
+            *half = probed >> index & 1 != 0;
+            let mut bytes = (BARS + 4 * index..).take(4);
+            let ones = bytes.all(|at| restored.bytes[at] == self.initial[at] | self.writable[at]);
+            ensure(!*half || ones, "size probes")?;
+        }
+        Ok(restored)
     }
 
     /// Function level reset: everything as after power-up. Tells which BARs

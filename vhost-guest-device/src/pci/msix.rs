@@ -18,6 +18,8 @@
 
 use vhost_guest_vmm_traits::MsiMessage;
 
+use crate::snapshot::{ensure, Damaged};
+
 /// Bytes of a table entry.
 pub(crate) const ENTRY_SIZE: u64 = 16;
 /// Message control: MSI-X is enabled.
@@ -38,6 +40,9 @@ const RESET_ENTRY: Entry = Entry {
     },
     masked: true,
 };
+
+/// A table that was read from a snapshot.
+pub(crate) struct Table(Vec<Entry>);
 
 /// The MSI-X table and control word of a function.
 #[derive(Debug)]
@@ -76,6 +81,44 @@ impl Msix {
         if let Some(entry) = self.entries.get_mut(usize::from(vector)) {
             entry.masked = message.is_none();
             entry.message = message.unwrap_or(entry.message);
+        }
+    }
+
+    /// The table in a snapshot. One that the VMM keeps is not part of it.
+    pub(crate) fn save(&self) -> Vec<u8> {
+        let entries = self.entries.iter().map(|entry| match self.kept_by_vmm {
+            true => Self::entry_bytes(&RESET_ENTRY),
+            false => Self::entry_bytes(entry),
+        });
+        entries.flatten().collect()
+    }
+
+    /// Checks the table in a snapshot.
+    pub(crate) fn parse(&self, bytes: &[u8]) -> Result<Table, Damaged> {
+        let (entries, rest) = bytes.as_chunks::<{ ENTRY_SIZE as usize }>();
+        let right = rest.is_empty() && entries.len() == self.entries.len();
+        ensure(right, "size of the MSI-X table")?;
+        let mut table = Vec::with_capacity(entries.len());
+        for bytes in entries {
+            let bits = u128::from_le_bytes(*bytes);
+            let entry = Entry {
+                message: MsiMessage {
+                    address: bits as u64 & !3,
+                    data: (bits >> 64) as u32,
+                },
+                masked: bits >> 96 & 1 != 0,
+            };
+            // Bits that cannot be written read 0.
+            ensure(Self::entry_bytes(&entry) == *bytes, "MSI-X table")?;
+            table.push(entry);
+        }
+        Ok(Table(table))
+    }
+
+    /// Takes over the table of a snapshot, but for one that the VMM keeps.
+    pub(crate) fn restore(&mut self, table: Table) {
+        if !self.kept_by_vmm {
+            self.entries = table.0;
         }
     }
 

@@ -19,6 +19,7 @@
 //! whatever its place and width.
 
 mod effect;
+mod saved;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -75,6 +76,7 @@ enum Structure {
 
 /// The registers of one function.
 pub(crate) struct Registers {
+    setup: Setup,
     config: ConfigSpace,
     common: CommonConfig,
     device: DeviceConfig,
@@ -109,6 +111,7 @@ impl Registers {
         let at = |start: u64, length: u64| start..start + length;
         let notify = u64::from(virtqueues) * u64::from(NOTIFY_MULTIPLIER);
         Ok(Registers {
+            setup: *setup,
             config: ConfigSpace::new(&shape),
             common: CommonConfig::new(setup.features, virtqueues, setup.max_queue_size),
             device: DeviceConfig::new(setup.properties),

@@ -32,6 +32,8 @@ mod requests;
 mod rig;
 mod session;
 mod siege;
+mod snapshot;
+mod snapshot_hostile;
 mod stage;
 mod start;
 mod translation;

@@ -116,6 +116,10 @@ enum Step {
     Revoke,
     /// The VMM pauses the device, or lets it go on.
     Pause(bool),
+    /// The VMM makes a snapshot.
+    Snapshot,
+    /// The VM goes back to the last one, but for its memory.
+    GoBack,
     /// The device takes its turns.
     Run,
 }
@@ -263,6 +267,8 @@ fn vmm_step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         1 => Just(Step::Revoke),
+        1 => Just(Step::Snapshot),
+        1 => Just(Step::GoBack),
         2 => any::<bool>().prop_map(Step::Late),
         1 => any::<bool>().prop_map(Step::Unmap),
         2 => (0..8u8, prop::sample::select(kinds.to_vec())).prop_map(|(n, k)| Step::Fail(n, k)),

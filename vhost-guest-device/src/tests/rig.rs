@@ -32,6 +32,7 @@ use crate::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
 use crate::pci::BarMove;
 use crate::poller;
 use crate::registers::Effect;
+use crate::snapshot::SnapshotError;
 use crate::virtio::feature;
 
 /// Vrings of the device.
@@ -210,7 +211,26 @@ impl Rig {
         self.move_bars(moves);
     }
 
-    fn move_bars(&mut self, moves: Vec<BarMove>) {
+    /// The VMM restores the device, and moves its BARs.
+    pub(crate) fn restore(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
+        let moves = self.device.restore(snapshot)?;
+        self.move_bars(moves);
+        Ok(())
+    }
+
+    /// The guest is the one of another rig, with its memory.
+    pub(crate) fn adopt_guest(&mut self, other: &Self) {
+        let mut memory = vec![0; 8 << 20];
+        other
+            .memory
+            .read_slice(&mut memory, GuestAddress(0))
+            .unwrap();
+        self.memory.write_slice(&memory, GuestAddress(0)).unwrap();
+        self.indices = other.indices;
+        self.features = other.features;
+    }
+
+    pub(crate) fn move_bars(&mut self, moves: Vec<BarMove>) {
         for moved in moves {
             let outcome = self.device.bar_moved(moved.bar, moved.address);
             assert!(outcome.is_ok() || self.vmm_fails, "{outcome:?}");

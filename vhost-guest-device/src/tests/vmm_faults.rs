@@ -34,7 +34,7 @@ fn session(rig: &mut Rig) {
     rig.backend_up();
     let mut frontend = introduce(rig);
     let channel = share_everything(rig, &mut frontend);
-    reprogram(rig);
+    let snapshot = reprogram(rig);
     // Memory that holds a ring that runs would not be replaced.
     let stop = message(11, PLAIN, &words(&[0]));
     exchange(rig, &mut frontend, &stop, &[]);
@@ -53,6 +53,16 @@ fn session(rig: &mut Rig) {
     let _ = rig.device.memory_fault(Some(BARS[2].1 + (2 << 20)));
     rig.run();
     rig.config_write(0xE4, &[1]);
+    rig.run();
+    rig.initialise();
+    rig.backend_up();
+    let mut frontend = introduce(rig);
+    let _channel = share_everything(rig, &mut frontend);
+    // Back to where the first frontend was, which is gone.
+    rig.device.pause();
+    let restored = rig.restore(&snapshot);
+    assert!(restored.is_ok() || rig.vmm_fails, "{restored:?}");
+    rig.device.resume();
     rig.run();
     rig.initialise();
     rig.backend_up();
@@ -122,7 +132,7 @@ fn share_more_memory(rig: &mut Rig, frontend: &mut Frontend) {
 }
 
 /// Vectors, masks, BARs and the command register change.
-fn reprogram(rig: &mut Rig) {
+fn reprogram(rig: &mut Rig) -> Vec<u8> {
     let vector = u32::from(FIRST_KICK);
     rig.write(DRIVER_AUX, &((vector + 1) << 16).to_le_bytes());
     rig.write(DRIVER_AUX, &(vector << 16).to_le_bytes());
@@ -139,12 +149,14 @@ fn reprogram(rig: &mut Rig) {
     }
     rig.config_write(0x18, &0xD000_0000u32.to_le_bytes());
     rig.device.pause();
+    let snapshot = rig.device.snapshot().unwrap();
     rig.device.resume();
     // Doorbells and notifications by way of userspace.
     let rung = rig.device.registers.bar_write(2, 0, &[1]);
     let _ = rig.device.apply(rung);
     rig.write(NOTIFY, &[0, 0]);
     rig.run();
+    snapshot
 }
 
 /// Tables and slots come and go.
@@ -229,8 +241,8 @@ fn the_session_is_one_if_nothing_fails() {
     let mut rig = whole(false);
     session(&mut rig);
     let statistics = rig.device.statistics;
-    assert_eq!(statistics.frontends, 3);
-    assert_eq!(statistics.backend_replies, 2);
+    assert_eq!(statistics.frontends, 4);
+    assert_eq!(statistics.backend_replies, 3);
     assert_eq!(statistics.userspace_doorbells, 1);
     let calls = rig.vmm.calls();
     let maps = calls.iter().filter(|call| matches!(call, Call::Map { .. }));

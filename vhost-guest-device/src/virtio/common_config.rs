@@ -32,6 +32,7 @@
 use super::{copy_from, feature, number, status, NO_VECTOR};
 use crate::interrupts::{Event, Interrupts};
 use crate::registers::{Effect, GuestFault};
+use crate::snapshot::{ensure, flag, CommonRecord, Damaged, QueueRecord};
 
 /// Bytes of the block.
 const SIZE: usize = 0x40;
@@ -361,6 +362,89 @@ impl CommonConfig {
     /// from here on, which tells the driver that the reset is done.
     pub(crate) fn reset(&mut self) {
         *self = CommonConfig::new(self.offered, self.queues(), self.max_queue_size);
+    }
+}
+
+/// In a snapshot.
+impl CommonConfig {
+    pub(crate) fn save(&self) -> CommonRecord {
+        CommonRecord {
+            device_feature_select: self.device_feature_select.into(),
+            driver_feature_select: self.driver_feature_select.into(),
+            driver_features: self.driver_features.into(),
+            queue_select: self.queue_select.into(),
+            device_status: self.device_status,
+            reset_pending: self.reset_pending.into(),
+        }
+    }
+
+    /// The queues; `position` tells how far the device is in their rings.
+    pub(crate) fn save_queues(&self, position: impl Fn(u16) -> (u16, u16)) -> Vec<QueueRecord> {
+        let queues = (0..).zip(&self.queues);
+        let record = |(index, queue): (u16, &QueueRegisters)| {
+            let (next_avail, next_used) = position(index);
+            QueueRecord {
+                descriptors: queue.setup.descriptors.into(),
+                avail: queue.setup.avail.into(),
+                used: queue.setup.used.into(),
+                size: queue.setup.size.into(),
+                enabled: u16::from(queue.enabled).into(),
+                next_avail: next_avail.into(),
+                next_used: next_used.into(),
+            }
+        };
+        queues.map(record).collect()
+    }
+
+    /// Such registers with the contents of a snapshot, and how far the device
+    /// was in the rings of each queue.
+    pub(crate) fn restored(
+        &self,
+        record: &CommonRecord,
+        queues: &[QueueRecord],
+    ) -> Result<(Self, Vec<(u16, u16)>), Damaged> {
+        let mut restored = Self::new(self.offered, self.queues(), self.max_queue_size);
+        ensure(queues.len() == self.queues.len(), "number of queues")?;
+        let mut positions = Vec::with_capacity(queues.len());
+        for (queue, record) in restored.queues.iter_mut().zip(queues) {
+            *queue = QueueRegisters::parse(record, self.max_queue_size)?;
+            let position = (record.next_avail.get(), record.next_used.get());
+            ensure(queue.enabled || position == (0, 0), "queue in use")?;
+            positions.push(position);
+        }
+        restored.device_feature_select = record.device_feature_select.get();
+        restored.driver_feature_select = record.driver_feature_select.get();
+        restored.driver_features = record.driver_features.get();
+        restored.queue_select = record.queue_select.get();
+        restored.device_status = record.device_status;
+        restored.reset_pending = flag(record.reset_pending, "pending reset")?;
+        let settled = restored.has_status(status::FEATURES_OK);
+        let acceptable = restored.features_are_acceptable();
+        ensure(!settled || acceptable, "features of the driver")?;
+        let running = restored.has_status(status::DRIVER_OK);
+        ensure(!running || settled, "device status")?;
+        Ok((restored, positions))
+    }
+}
+
+impl QueueRegisters {
+    fn parse(record: &QueueRecord, max_size: u16) -> Result<Self, Damaged> {
+        let setup = QueueSetup {
+            size: record.size.get(),
+            descriptors: record.descriptors.get(),
+            avail: record.avail.get(),
+            used: record.used.get(),
+        };
+        let possible = setup.size.is_power_of_two() && setup.size <= max_size;
+        ensure(possible, "size of a queue")?;
+        ensure(record.enabled.get() <= 1, "state of a queue")?;
+        let enabled = record.enabled.get() == 1;
+        ensure(!enabled || setup.is_valid(), "rings of a queue")?;
+        Ok(Self {
+            setup,
+            enabled,
+            resetting: false,
+        })
     }
 }
 

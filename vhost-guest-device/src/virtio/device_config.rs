@@ -21,6 +21,7 @@
 //! ignored and counted.
 
 use super::{copy_from, number};
+use crate::snapshot::{ensure, flag, Damaged, DeviceRecord};
 
 /// Bytes of the device configuration.
 const SIZE: usize = 36;
@@ -189,6 +190,36 @@ impl DeviceConfig {
     /// Writes that had no effect because there is nothing to write there.
     pub(crate) fn ignored_writes(&self) -> u64 {
         self.ignored_writes
+    }
+
+    /// The registers in a snapshot.
+    pub(crate) fn save(&self) -> DeviceRecord {
+        DeviceRecord {
+            device_type: self.device_type.into(),
+            status: self.status.into(),
+            generation: self.generation,
+            read: self.read.into(),
+        }
+    }
+
+    /// Such a configuration with the contents of a snapshot.
+    pub(crate) fn restored(&self, record: &DeviceRecord) -> Result<Self, Damaged> {
+        let chosen = self.properties.device_type;
+        let device_type = record.device_type.get();
+        let possible = chosen == 0 || device_type == chosen;
+        ensure(possible, "device type")?;
+        let status = record.status.get();
+        ensure(status & !(BACKEND_UP | FRONTEND_UP) == 0, "status")?;
+        let decided = status & BACKEND_UP == 0 || device_type != 0;
+        ensure(decided, "a backend of no type")?;
+        Ok(Self {
+            properties: self.properties,
+            device_type,
+            status,
+            generation: record.generation,
+            read: flag(record.read, "configuration generation")?,
+            ignored_writes: self.ignored_writes,
+        })
     }
 
     /// Device reset: the VMM's values again.

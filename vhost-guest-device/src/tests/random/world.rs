@@ -19,6 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{Kind, Step};
 use crate::pci::bars::COMMON;
+use crate::snapshot::SnapshotError;
 use crate::tests::rig::{event, memory_file, message, place, words, Frontend, Rig};
 use crate::tests::rig::{QUEUE_SELECT, VRINGS};
 use crate::tests::session::{answer_all, introduce, right_reply, try_send};
@@ -41,6 +42,8 @@ pub(super) struct World {
     states: Vec<File>,
     /// The kick and call of all rings.
     bell: OwnedFd,
+    /// What the VMM saved last.
+    snapshot: Option<Vec<u8>>,
     /// Frontends say what has a meaning, and what was negotiated.
     civil: bool,
 }
@@ -77,6 +80,7 @@ impl World {
             all_files: Vec::new(),
             states: Vec::new(),
             bell: event(),
+            snapshot: None,
             civil,
         };
         (0..3).for_each(|_| world.new_file());
@@ -174,6 +178,13 @@ impl World {
             Step::Revoke => device.revoke(),
             Step::Pause(true) => device.pause(),
             Step::Pause(false) => device.resume(),
+            Step::Snapshot => {
+                device.pause();
+                let snapshot = device.snapshot().unwrap();
+                device.registers.parse(&snapshot).map(drop).unwrap();
+                self.snapshot = Some(snapshot);
+            }
+            Step::GoBack => self.go_back(),
             // Time stands still in a pause.
             Step::Late(_) if device.is_paused() => {}
             Step::Late(true) => device.reply_limit.pass(),
@@ -182,6 +193,20 @@ impl World {
             Step::Fail(n, kind) => self.rig.vmm.fail_nth(n.into(), kind),
             _ => self.rig.run(),
         }
+    }
+
+    /// The VMM may fail in the middle, and the device be dead.
+    fn go_back(&mut self) {
+        let Some(snapshot) = &self.snapshot else {
+            return;
+        };
+        let rig = &mut self.rig;
+        rig.device.pause();
+        let outcome = rig.restore(snapshot);
+        let failed = matches!(outcome, Err(SnapshotError::Environment(_)));
+        assert!(outcome.is_ok() || failed, "{outcome:?}");
+        assert!(failed || rig.vmm.mappings().is_empty());
+        rig.device.resume();
     }
 
     fn other_memory(&mut self, step: Step) {
