@@ -11,14 +11,15 @@ use std::fs;
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use thiserror::Error;
 use vhost_guest_driver::blk::Blk;
+use vhost_guest_driver::module::{Module, ModuleError, Node};
 use vhost_guest_driver::sysfs::{self, Sysfs, COUNTED_INTERRUPT};
-use vhost_guest_driver::{Device, Server, Statistics, Turn};
+use vhost_guest_driver::{Device, Port, Server, Statistics, Turn, Wake};
 
 use crate::loopback::signals;
 use options::{Options, HELP};
@@ -30,6 +31,8 @@ enum Failure {
     Usage(String),
     #[error(transparent)]
     Sysfs(#[from] sysfs::SysfsError),
+    #[error(transparent)]
+    Module(#[from] ModuleError),
     #[error(transparent)]
     Device(#[from] vhost_guest_driver::Error),
     #[error("{0}: {1}")]
@@ -58,6 +61,16 @@ pub fn main() -> ExitCode {
 struct Wishes {
     end: AtomicBool,
     statistics: AtomicBool,
+    waker: OnceLock<Arc<dyn Wake>>,
+}
+
+impl Wishes {
+    fn want(&self, wish: &AtomicBool) {
+        wish.store(true, Ordering::Release);
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
 }
 
 fn run(options: Options) -> Result<(), Failure> {
@@ -68,30 +81,44 @@ fn run(options: Options) -> Result<(), Failure> {
     let wishes = Arc::new(Wishes::default());
     let ending = wishes.clone();
     // The device must be reset before our memory is another's.
-    signals::watch(move || ending.end.store(true, Ordering::Release))
+    signals::watch(move || ending.want(&ending.end))
         .map_err(|failure| Failure::Signals(failure.to_string()))?;
 
     let disk = Blk::open(&options.disk, options.read_only);
     let disk = disk.map_err(|e| Failure::Disk(options.disk.display().to_string(), e))?;
+    let disk = disk.with_queues(options.queues);
+    if options.module {
+        let path = match options.device {
+            Some(address) => Node::path(&address.to_string()),
+            None => Node::find()?,
+        };
+        let server = Server::new(Module::new(Node::open(&path)?)?, disk)?;
+        return serve(server, &wishes, &path.display().to_string());
+    }
     let address = options.device.map_or_else(Sysfs::find, Ok)?;
     let how = sysfs::Options {
         idle: options.idle,
         interrupts: options.count_interrupts.then_some(COUNTED_INTERRUPT),
     };
     let device = Device::open(Sysfs::open(address, how)?)?;
-    let server = Server::new(device, disk.with_queues(options.queues))?;
-    say(&format!("serving, through {address}"));
-    answer_questions(wishes.clone());
-    serve(server, &wishes)
+    serve(Server::new(device, disk)?, &wishes, &address.to_string())
 }
 
 /// Serves until it is to end; the frontend is disconnected then.
-fn serve(mut server: Server<Device<Sysfs>, Blk>, wishes: &Wishes) -> Result<(), Failure> {
+fn serve<P: Port>(
+    mut server: Server<P, Blk>,
+    wishes: &Arc<Wishes>,
+    through: &str,
+) -> Result<(), Failure> {
+    // Nobody else sets it.
+    let _ = wishes.waker.set(server.waker());
+    say(&format!("serving, through {through}"));
+    answer_questions(wishes.clone());
     let (mut turn, mut faults) = (Turn::Busy, 0);
     while !wishes.end.load(Ordering::Acquire) {
         let timeout = match turn {
             Turn::Busy => Some(Duration::ZERO),
-            Turn::Idle => None,
+            Turn::Idle => server.idle_timeout(),
         };
         turn = server.run_once(timeout)?;
         let statistics = server.statistics();
@@ -113,7 +140,7 @@ fn serve(mut server: Server<Device<Sysfs>, Blk>, wishes: &Wishes) -> Result<(), 
 fn answer_questions(wishes: Arc<Wishes>) {
     thread::spawn(move || {
         for _ in io::stdin().lock().lines().map_while(Result::ok) {
-            wishes.statistics.store(true, Ordering::Release);
+            wishes.want(&wishes.statistics);
         }
     });
 }
@@ -121,23 +148,27 @@ fn answer_questions(wishes: Arc<Wishes>) {
 fn describe(statistics: &Statistics) -> String {
     let interrupts = fs::read_to_string("/proc/interrupts").unwrap_or_default();
     format!(
-        "frontends={} faults={} messages={} requests={} calls={} interrupts={}",
+        "frontends={} faults={} messages={} requests={} calls={} waits={} interrupts={}",
         statistics.frontends,
         statistics.faults + statistics.ring_faults,
         statistics.messages,
         statistics.requests,
         statistics.calls,
+        statistics.waits,
         counted_interrupts(&interrupts)
     )
 }
 
-/// How often the interrupt that Linux only counts came, on all CPUs together.
+/// How often the device interrupted, on all CPUs together: with the interrupt
+/// that Linux only counts, or with those of the kernel driver.
 fn counted_interrupts(table: &str) -> u64 {
-    let line = table
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix("PIN:"));
-    let counts = line.unwrap_or_default().split_whitespace();
-    counts.map_while(|count| count.parse::<u64>().ok()).sum()
+    let lines = table.lines().map(str::trim_start);
+    let lines = lines.filter(|line| line.starts_with("PIN:") || line.contains(" vhost-guest["));
+    let counts = lines.flat_map(|line| {
+        let counts = line.split_whitespace().skip(1);
+        counts.map_while(|count| count.parse::<u64>().ok())
+    });
+    counts.sum()
 }
 
 /// A line on standard output, whole and at once. Nobody need read it.
@@ -155,6 +186,9 @@ mod tests {
         let table = "           CPU0       CPU1\n   4:  9  1  ttyS0\n PIN:   5   2   \
                      Posted-interrupt event\n";
         assert_eq!(counted_interrupts(table), 7);
+        let table = "  25:  3  4  PCI-MSIX-0000:00:02.0 0-edge  vhost-guest[0000:00:02.0]-0\n  \
+                     26:  1  0  PCI-MSIX-0000:00:02.0 2-edge  vhost-guest[0000:00:02.0]-2\n";
+        assert_eq!(counted_interrupts(table), 8);
         assert_eq!(counted_interrupts("PIN:"), 0);
         assert_eq!(counted_interrupts(""), 0);
     }

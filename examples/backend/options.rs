@@ -15,12 +15,17 @@ use super::Failure;
 /// Text of `--help`.
 pub const HELP: &str = "\
 A disk that this Linux guest serves to another virtual machine, through its
-vhost-guest device, reached through sysfs.
+vhost-guest device, reached through sysfs or with the kernel driver.
 
-Needs root, a huge page (echo 1 >/proc/sys/vm/nr_hugepages), and a device that
-no kernel driver is bound to. It polls. A line on standard input makes it print
-its statistics. End it with SIGINT or SIGTERM, so that it resets the device: after
-SIGKILL the device could still write into memory that is no longer its own.
+Without the driver, it needs root, a huge page (echo 1 >/proc/sys/vm/nr_hugepages),
+and a device that no kernel driver is bound to. It polls. End it with SIGINT or
+SIGTERM, so that it resets the device: after SIGKILL the device could still write
+into memory that is no longer its own.
+
+With the driver (linux/ in the sources), it needs the right to open
+/dev/vhost-guest/ADDRESS, and sleeps when it has nothing to do.
+
+A line on standard input makes it print its statistics.
 
 Usage: backend --disk PATH [OPTIONS]
 
@@ -29,10 +34,11 @@ Usage: backend --disk PATH [OPTIONS]
   --queues N            request queues, 1 to 64 (default: 1)
   --device ADDRESS      PCI function (0000:00:05.0), or auto (default): the
                         only vhost-guest device
+  --module              use the kernel driver vhost_guest
   --idle MICROSECONDS   how long it sleeps between two looks (default: 50);
-                        with 0 it does not sleep
+                        with 0 it does not sleep. Not with --module
   --count-interrupts    let the device interrupt, with the vector that Linux
-                        counts as PIN in /proc/interrupts
+                        counts as PIN in /proc/interrupts. Not with --module
   --help                this text
 
 Exit code: 0 after a signal, 1 after a failure, 2 if the command line is wrong.
@@ -51,6 +57,8 @@ pub struct Options {
     pub queues: u16,
     /// The function, unless it is the only one.
     pub device: Option<Address>,
+    /// Through the kernel driver.
+    pub module: bool,
     /// Sleep between two looks.
     pub idle: Duration,
     /// Interrupts are raised, and counted.
@@ -66,6 +74,7 @@ impl Options {
             read_only: false,
             queues: 1,
             device: None,
+            module: false,
             idle: sysfs_idle(),
             count_interrupts: false,
         };
@@ -78,6 +87,7 @@ impl Options {
             match &*name {
                 "--help" | "-h" => options.help = true,
                 "--disk" => options.disk = value()?.into(),
+                "--module" => options.module = true,
                 "--read-only" => options.read_only = true,
                 "--count-interrupts" => options.count_interrupts = true,
                 "--queues" => options.queues = number(&name, value()?, 1, 64)? as u16,
@@ -135,6 +145,7 @@ mod tests {
         assert_eq!((options.queues, options.idle), (4, Duration::ZERO));
         assert_eq!(options.device, "0000:00:05.0".parse().ok());
         assert_eq!(parse("--disk d --device auto").unwrap().device, None);
+        assert!(parse("--disk d --module").unwrap().module && !options.module);
         assert!(parse("--help").unwrap().help);
     }
 

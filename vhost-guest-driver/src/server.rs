@@ -142,6 +142,18 @@ impl<P: Port, B: Backend> Server<P, B> {
         self.stop.clone()
     }
 
+    /// What ends the wait of a [`run_once`](Self::run_once), from another
+    /// thread.
+    pub fn waker(&self) -> Arc<dyn Wake> {
+        self.stop.waker.clone()
+    }
+
+    /// How long the next [`run_once`](Self::run_once) may wait after an idle
+    /// one: for ever, unless the frontend wants a vring to be polled.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.session.is_polled().then_some(POLL_INTERVAL)
+    }
+
     /// What has been done so far.
     pub fn statistics(&self) -> Statistics {
         self.statistics
@@ -167,8 +179,7 @@ impl<P: Port, B: Backend> Server<P, B> {
         while !self.stop.is_set() {
             let timeout = match turn {
                 Turn::Busy => Some(Duration::ZERO),
-                Turn::Idle if self.session.is_polled() => Some(POLL_INTERVAL),
-                Turn::Idle => None,
+                Turn::Idle => self.idle_timeout(),
             };
             turn = self.run_once(timeout)?;
         }

@@ -92,6 +92,12 @@ impl Node {
         }
     }
 
+    /// The device file for the PCI function at `address`, such as
+    /// `0000:00:05.0`.
+    pub fn path(address: &str) -> PathBuf {
+        Path::new(DIRECTORY).join(address)
+    }
+
     /// Opens a device file, which resets the device.
     ///
     /// # Errors
