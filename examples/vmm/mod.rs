@@ -34,6 +34,7 @@ use std::sync::Arc;
 use vhost_guest_device::{Builder, Services};
 use vhost_guest_driver::emulated::Platform;
 use vhost_guest_driver::Window;
+use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 pub use bus::{Device, PciBus};
@@ -79,6 +80,17 @@ pub struct Machine {
 impl Machine {
     /// Makes a machine whose device serves the frontends of `listener`.
     pub fn new(listener: UnixListener, config: &Config) -> io::Result<Self> {
+        Self::with(listener, config, None, |builder| builder)
+    }
+
+    /// The same with a hook for the device's threads, and what else `choose`
+    /// chooses.
+    pub fn with(
+        listener: UnixListener,
+        config: &Config,
+        thread_hook: Option<Arc<dyn ThreadHook>>,
+        choose: impl FnOnce(Builder) -> Builder,
+    ) -> io::Result<Self> {
         let interrupts = Arc::new(InterruptController::new()?);
         let forwarder = match config.irqfd {
             true => None,
@@ -102,7 +114,7 @@ impl Machine {
             memory: ram.clone(),
             translator: None,
             notifier: None,
-            thread_hook: None,
+            thread_hook,
         };
         let mut builder = Builder::new(listener)
             .queues(config.queues)
@@ -111,7 +123,7 @@ impl Machine {
         if let Some(piece) = config.state_piece {
             builder = builder.migration(piece);
         }
-        let device = builder.build(services).map_err(io::Error::other)?;
+        let device = choose(builder).build(services).map_err(io::Error::other)?;
         Ok(Self {
             bus: Arc::new(PciBus::new(device, doorbells.clone())),
             interrupts,

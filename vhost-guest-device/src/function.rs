@@ -100,6 +100,9 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         let doorbells = services.doorbells.clone();
         let window = Arc::clone(&services.window);
         let hook = services.thread_hook.clone();
+        // The first to ask has the answer read from the process's auxiliary
+        // vector; a thread with a filter could not.
+        let _ = rustix::param::page_size();
         let device = Device::new(listener, options, services)?;
         let bars = device.registers.bars();
         let device = Arc::new(Guarded::new(device));

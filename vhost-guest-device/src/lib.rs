@@ -34,6 +34,8 @@
 //! | signallers | write to eventfds that a frontend sent | yes, and nothing waits for them |
 //! | pumps | move device state through a frontend's pipe, with [`Builder::migration`] | yes, and nothing waits for them |
 //!
+//! [`threads`] has their names and numbers, and what they ask of the kernel.
+//!
 //! # Life cycle
 //!
 //! ```text
@@ -68,6 +70,7 @@ mod snapshot;
 mod statistics;
 #[cfg(test)]
 mod tests;
+pub mod threads;
 mod virtio;
 mod worker;
 

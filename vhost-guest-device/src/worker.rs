@@ -17,9 +17,7 @@ use vm_memory::GuestAddressSpace;
 
 use crate::device::Device;
 use crate::poller;
-
-/// The thread's name, as a [`ThreadHook`] and `ps` see it.
-pub(crate) const NAME: &str = "vhost-guest";
+use crate::threads::WORKER;
 
 /// The device, shared between vCPUs and the worker.
 pub(crate) type Shared<M> = Arc<Guarded<M>>;
@@ -71,7 +69,7 @@ impl Worker {
         let device = Arc::clone(device);
         let (started, outcome) = mpsc::sync_channel(1);
         let body = move || {
-            let ready = hook.map_or(Ok(()), |hook| hook.thread_started(NAME));
+            let ready = hook.map_or(Ok(()), |hook| hook.thread_started(WORKER.name));
             let goes_on = ready.is_ok();
             // The starter waits for exactly one word.
             let _ = started.send(ready);
@@ -79,7 +77,9 @@ impl Worker {
                 run(&device, &epoll);
             }
         };
-        let thread = thread::Builder::new().name(NAME.to_owned()).spawn(body)?;
+        let thread = thread::Builder::new()
+            .name(WORKER.name.to_owned())
+            .spawn(body)?;
         let worker = Self {
             thread: Some(thread),
         };

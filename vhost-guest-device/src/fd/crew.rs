@@ -11,6 +11,8 @@ use std::thread;
 
 use vhost_guest_vmm_traits::ThreadHook;
 
+use crate::threads::Thread;
+
 /// A piece of work that may block for as long as a peer likes.
 pub(super) trait Job: Sized + Send + 'static {
     /// What a running job is known by while it runs.
@@ -40,8 +42,7 @@ pub(super) trait Job: Sized + Send + 'static {
 /// Dropping the crew waits for nothing: the threads
 /// finish the queue and end, one that is blocked ends when its job does.
 pub(super) struct Crew<J: Job> {
-    name: &'static str,
-    threads: usize,
+    kind: Thread,
     /// How many threads exist.
     started: Mutex<usize>,
     shared: Arc<Shared<J>>,
@@ -113,11 +114,10 @@ impl<J: Job> Shared<J> {
 }
 
 impl<J: Job> Crew<J> {
-    /// A crew of `threads` threads that are not started yet.
-    pub(super) fn new(name: &'static str, threads: usize) -> Self {
+    /// A crew of such threads, which are not started yet.
+    pub(super) fn new(kind: Thread) -> Self {
         Self {
-            name,
-            threads,
+            kind,
             started: Mutex::new(0),
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
@@ -138,7 +138,7 @@ impl<J: Job> Crew<J> {
     /// A thread could not be created, or its hook failed.
     pub(super) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        while *started < self.threads {
+        while *started < self.kind.count {
             self.start_one(hook.cloned())?;
             *started += 1;
         }
@@ -146,7 +146,7 @@ impl<J: Job> Crew<J> {
     }
 
     fn start_one(&self, hook: Option<Arc<dyn ThreadHook>>) -> io::Result<()> {
-        let (shared, name) = (Arc::clone(&self.shared), self.name);
+        let (shared, name) = (Arc::clone(&self.shared), self.kind.name);
         let (started, start) = mpsc::sync_channel(1);
         let body = move || {
             let hooked = hook.map_or(Ok(()), |hook| hook.thread_started(name));

@@ -17,11 +17,12 @@ use vmm_sys_util::signal::block_signal;
 
 use super::crew::{Crew, Job, Shared as CrewShared};
 use super::kind::StateFd;
+use crate::threads::PUMP;
 
 /// Threads that move state. One transfer takes one of them; a frontend can
 /// keep it, with a pipe whose other end it has jammed. When none is left,
 /// transfers are refused.
-const THREADS: usize = 4;
+const THREADS: usize = PUMP.count;
 
 /// How often a channel may be ready and have nothing, before it is given up.
 const FALSE_ALARMS: u32 = 1000;
@@ -60,7 +61,7 @@ impl Pump {
     /// signal `wake`.
     pub(crate) fn new(chunk: usize, wake: &Arc<OwnedFd>) -> Self {
         Self {
-            crew: Crew::new("vhost-guest-mig", THREADS),
+            crew: Crew::new(PUMP),
             wake: Arc::clone(wake),
             chunk,
             streams: 0,

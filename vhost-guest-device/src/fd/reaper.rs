@@ -13,16 +13,16 @@ use rustix::fs::{fallocate, FallocateFlags};
 use vhost_guest_vmm_traits::ThreadHook;
 
 use super::crew::{Crew, Job, Shared};
-
-/// Threads that close descriptors. One that a FUSE server holds up is replaced
-/// by the next; a frontend that holds up all of them finds
-/// [`Reaper::is_overloaded`] between it and its next connection.
-const THREADS: usize = 3;
+use crate::threads::REAPER;
 
 /// Descriptors waiting for their end, above which the device takes no more.
 const OVERLOAD: usize = 256;
 
 /// Closes descriptors, on threads that have nothing else to do.
+///
+/// One that a FUSE server holds up is replaced by the next; a frontend that
+/// holds up all of them finds [`Reaper::is_overloaded`] between it and its next
+/// connection.
 ///
 /// Clones share the threads. They end when the last clone and the last
 /// [`ForeignFd`] are gone and all is closed.
@@ -35,7 +35,7 @@ impl Reaper {
     /// Without threads: descriptors stay open until [`start`](Self::start).
     pub(crate) fn new() -> Self {
         Self {
-            crew: Arc::new(Crew::new("vhost-guest-fd", THREADS)),
+            crew: Arc::new(Crew::new(REAPER)),
         }
     }
 
@@ -160,6 +160,8 @@ mod tests {
 
     use super::*;
 
+    const THREADS: usize = REAPER.count;
+
     /// Blocks until the last writer of the pipe is closed.
     fn wait_for_end(reader: &OwnedFd) {
         assert_eq!(rustix::io::read(reader, &mut [0; 1]), Ok(0));
@@ -197,7 +199,7 @@ mod tests {
         let hook: Arc<dyn ThreadHook> = Arc::clone(&vmm) as _;
         let _reaper = Reaper::spawn(Some(&hook)).unwrap();
         let started = Call::ThreadStarted {
-            name: "vhost-guest-fd".to_owned(),
+            name: REAPER.name.to_owned(),
         };
         assert_eq!(vmm.calls(), vec![started; THREADS]);
     }

@@ -16,10 +16,7 @@ use vhost_guest_vmm_traits::ThreadHook;
 
 use super::crew::{Crew, Job, Shared};
 use super::kind::EventFd;
-
-/// Threads that signal. The second one keeps things moving, and unblocks the
-/// first, when a frontend manages to block it.
-const THREADS: usize = 2;
+use crate::threads::SIGNALLER;
 
 /// Eventfds that may wait for their signal: more than a device has doorbells.
 const MAX_WAITING: usize = 1024;
@@ -27,7 +24,8 @@ const MAX_WAITING: usize = 1024;
 /// The offset that means "no offset" to `preadv2`; an eventfd has none.
 const NO_OFFSET: u64 = u64::MAX;
 
-/// Signals eventfds whose other end a frontend holds.
+/// Signals eventfds whose other end a frontend holds. A second thread keeps
+/// things moving, and unblocks the first, when a frontend manages to block it.
 ///
 /// Most signals never pass here: the kernel signals the eventfd of a doorbell
 /// by itself. What is left are stores that reached the VMM (through the PCI
@@ -58,7 +56,7 @@ impl Signaller {
     /// Without threads: signals wait until [`start`](Self::start).
     pub(crate) fn new() -> Self {
         Self {
-            crew: Crew::new("vhost-guest-sig", THREADS),
+            crew: Crew::new(SIGNALLER),
         }
     }
 
@@ -210,6 +208,7 @@ mod tests {
     use super::*;
     use crate::fd::{FdKinds, ForeignFd, Reaper};
 
+    const THREADS: usize = SIGNALLER.count;
     /// The highest value of an eventfd's counter; one more blocks.
     const FULL: u64 = u64::MAX - 1;
 

@@ -195,7 +195,7 @@ fn a_thread_that_never_rests_is_paused_and_stopped() {
 fn has_threads_only_for_what_can_block() {
     let Vmm { vmm, .. } = vmm("threads");
     let worker = Call::ThreadStarted {
-        name: crate::worker::NAME.to_owned(),
+        name: crate::threads::WORKER.name.to_owned(),
     };
     let calls = vmm.calls();
     assert!(!calls.contains(&worker), "{calls:?}");

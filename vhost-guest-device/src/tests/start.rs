@@ -84,7 +84,7 @@ fn starts_once_and_the_thread_for_messages_when_it_is_wanted() {
     }
     for _ in 0..2 {
         function.start().unwrap();
-        assert_eq!(threads(&vmm)[CREW.len()..], [crate::worker::NAME]);
+        assert_eq!(threads(&vmm)[CREW.len()..], [crate::threads::WORKER.name]);
     }
     drive(&function);
     let _frontend = UnixStream::connect_addr(&address).unwrap();
