@@ -163,6 +163,19 @@ static bool unbind_driver(void)
 	return tell(address, "/sys/bus/pci/drivers/vhost_guest/unbind");
 }
 
+/*
+ * virtio_pci takes every device of its vendor that it finds, unless it is told
+ * that another driver wants it.
+ */
+static void take_over(void)
+{
+	if (!access(node, F_OK))
+		return;
+	tell("vhost_guest", "/sys/bus/pci/devices/%s/driver_override", address);
+	tell(address, "/sys/bus/pci/devices/%s/driver/unbind", address);
+	tell(address, "/sys/bus/pci/drivers_probe");
+}
+
 static bool load_module(void)
 {
 	int fd = open(module, O_RDONLY | O_CLOEXEC);
@@ -581,6 +594,7 @@ static void test_unplug(void)
 	check(end_of(child) == 0, "its reader gets ENODEV");
 	FAILS(open(node, O_RDWR), ENOENT);
 	check(tell("1", "/sys/bus/pci/rescan"), "the bus can be scanned");
+	take_over();
 	close(open_device(0));
 	check(true, "the device is back");
 }
@@ -711,6 +725,7 @@ static void test_random(unsigned int seconds)
 		case 1:
 			tell("1", "/sys/bus/pci/devices/%s/remove", address);
 			tell("1", "/sys/bus/pci/rescan");
+			take_over();
 			break;
 		case 2:
 			if (!unload_module())
@@ -750,6 +765,7 @@ int main(int argc, char **argv)
 	module = argv[2];
 	snprintf(node, sizeof(node), "/dev/vhost-guest/%s", address);
 	sigaction(SIGBUS, &action, NULL);
+	take_over();
 	test_information();
 	test_one_opener();
 	test_bad_requests();
