@@ -1,0 +1,190 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Where backends come from: a socket that one listens on, or that one
+//! connects to.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+/// The longest pause between two attempts to connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The first one.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// The way to a backend.
+#[derive(Debug)]
+pub enum Peer {
+    /// It listens there.
+    Connect(PathBuf),
+    /// It connects there.
+    Listen(Listener),
+}
+
+/// A socket that is ours, and is removed with it.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Peer {
+    /// Listens at `path`, in place of a socket that nobody listens on any more.
+    pub fn listen(path: &Path) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path) => {
+                fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            other => other?,
+        };
+        listener.set_nonblocking(true)?;
+        let path = path.to_owned();
+        Ok(Self::Listen(Listener { listener, path }))
+    }
+
+    /// Waits for a backend. `None`: `stop` is readable.
+    pub fn wait(&self, stop: BorrowedFd<'_>) -> io::Result<Option<UnixStream>> {
+        match self {
+            Self::Connect(path) => connect(path, stop),
+            Self::Listen(Listener { listener, .. }) => accept(listener, stop),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It may be gone; nobody can do anything about anything else.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether `path` is a socket that its process has left behind.
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).is_err_and(refused)
+}
+
+fn connect(path: &Path, stop: BorrowedFd<'_>) -> io::Result<Option<UnixStream>> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return Ok(Some(stream)),
+            // It was not started yet, or is being restarted.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                ) => {}
+            Err(error) => return Err(error),
+        }
+        if sleep(stop, Some(pause))? {
+            return Ok(None);
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn accept(listener: &UnixListener, stop: BorrowedFd<'_>) -> io::Result<Option<UnixStream>> {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(Some(stream)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let mut fds = [
+            PollFd::from_borrowed_fd(stop, PollFlags::IN),
+            PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
+        ];
+        wait(&mut fds, None)?;
+        if fds.first().is_some_and(|stop| !stop.revents().is_empty()) {
+            return Ok(None);
+        }
+    }
+}
+
+/// Sleeps; whether `stop` is readable.
+pub fn sleep(stop: BorrowedFd<'_>, time: Option<Duration>) -> io::Result<bool> {
+    let mut fds = [PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+    wait(&mut fds, time)?;
+    Ok(fds.iter().any(|stop| !stop.revents().is_empty()))
+}
+
+fn wait(fds: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<()> {
+    let time = time.map(|time| Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    match poll(fds, time.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::thread;
+
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        let process = std::process::id();
+        std::env::temp_dir().join(format!("vhost-guest-relay-{process}-{name}.sock"))
+    }
+
+    fn stop() -> (OwnedFd, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (ours.into(), theirs)
+    }
+
+    #[test]
+    fn waits_for_a_backend_that_is_started_later() {
+        let path = path("later");
+        let (stop, _other) = stop();
+        let waiting = {
+            let path = path.clone();
+            thread::spawn(move || Peer::Connect(path).wait(stop.as_fd()))
+        };
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.accept().unwrap();
+        assert!(waiting.join().unwrap().unwrap().is_some());
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn stops_waiting_when_it_is_to_end() {
+        let path = path("end");
+        let (stop, other) = stop();
+        drop(other);
+        let peer = Peer::Connect(path.clone());
+        assert!(peer.wait(stop.as_fd()).unwrap().is_none());
+        let peer = Peer::listen(&path).unwrap();
+        assert!(peer.wait(stop.as_fd()).unwrap().is_none());
+        drop(peer);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn takes_over_a_socket_that_was_left_behind_and_no_other() {
+        let path = path("stale");
+        let first = UnixListener::bind(&path).unwrap();
+        assert!(Peer::listen(&path).is_err(), "somebody listens");
+        drop(first);
+        drop(Peer::listen(&path).unwrap());
+        fs::write(&path, "a file").unwrap();
+        assert!(Peer::listen(&path).is_err(), "it is no socket");
+        assert_eq!(fs::read(&path).unwrap(), b"a file");
+        fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,112 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A device and its backends, one after the other.
+//!
+//! ```text
+//!   wait for a backend ─▶ type, BACKEND_UP ─▶ session ─▶ reset ─▶ and again
+//! ```
+//!
+//! The device accepts a frontend only while a backend is there. When one of the
+//! two leaves, the other is left: a backend begins each session as new, as it
+//! does with a frontend of its own machine.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::device::Device;
+use crate::error::{needs_reset, End, Failure};
+use crate::peer::{sleep, Peer};
+use crate::session::Session;
+
+/// The pause after a session without a single message.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// What a service is for.
+pub struct Service<'a, D> {
+    /// The device.
+    pub device: &'a D,
+    /// The way to backends.
+    pub peer: &'a Peer,
+    /// Their virtio type, if the user has named it.
+    pub device_type: Option<u16>,
+    /// Readable when the relay is to end.
+    pub stop: BorrowedFd<'a>,
+    /// What happens is told there.
+    pub log: &'a dyn Fn(&str),
+}
+
+impl<D: Device> Service<'_, D> {
+    /// Serves until the relay is to end.
+    ///
+    /// # Errors
+    ///
+    /// The device or the socket cannot be used. Neither a frontend nor a
+    /// backend can do that.
+    pub fn run(&self) -> Result<(), Failure> {
+        let device_type = self.device_type()?;
+        loop {
+            let socket = |error| Failure::Socket("the backend's socket".into(), error);
+            let Some(backend) = self.peer.wait(self.stop).map_err(socket)? else {
+                return Ok(());
+            };
+            self.offer(device_type)?;
+            (self.log)("a backend is connected");
+            let (end, messages) = match Session::new(self.device, backend) {
+                Ok(mut session) => (session.run(self.stop), session.messages()),
+                Err(end) => (end, 0),
+            };
+            self.withdraw()?;
+            match end {
+                End::Stopped => return Ok(()),
+                End::System(call, error) if is_gone(&error) => {
+                    return Err(Failure::Device(call, error));
+                }
+                end => (self.log)(&end.to_string()),
+            }
+            // Whoever comes and goes without a word does not get all our time.
+            if messages == 0 && sleep(self.stop, Some(BACKOFF)).unwrap_or(false) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn device_type(&self) -> Result<u16, Failure> {
+        match (self.device.device_type(), self.device_type) {
+            (0, None) => Err(Failure::NoType),
+            (0, Some(backend)) => Ok(backend),
+            (device, Some(backend)) if device != backend => {
+                Err(Failure::WrongType { device, backend })
+            }
+            (device, _) => Ok(device),
+        }
+    }
+
+    /// Lets the device accept a frontend. It was reset before.
+    fn offer(&self, device_type: u16) -> Result<(), Failure> {
+        let typed = self.device.set_device_type(device_type);
+        let offered = typed.and_then(|()| self.device.set_backend_up(true));
+        match offered {
+            // The session will see, and the next reset helps.
+            Err(error) if needs_reset(&error) => Ok(()),
+            other => other.map_err(failed("offering the backend")),
+        }
+    }
+
+    /// Disconnects the frontend, whose memory leaves the window; none is
+    /// accepted without a backend.
+    fn withdraw(&self) -> Result<(), Failure> {
+        self.device.reset().map_err(failed("reset"))
+    }
+}
+
+fn failed(call: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::Device(call, error)
+}
+
+/// Whether the device was unplugged, or its driver is gone.
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
+}
