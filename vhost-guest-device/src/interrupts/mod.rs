@@ -400,14 +400,16 @@ impl Interrupts {
     /// Raises one of the device's own interrupts: now, or when it is unmasked.
     ///
     /// Without MSI-X there is only the ISR status to look at: the function
-    /// has no interrupt pin.
+    /// has no interrupt pin. A configuration change shows in it in any case
+    /// (virtio 1.2 §4.1.4.5.1).
     pub(crate) fn signal(&mut self, event: Event) {
-        if !self.msix.enabled() {
-            self.isr |= match event {
-                Event::Config => ISR_CONFIG,
-                Event::Queue(_) => ISR_QUEUE,
-                Event::Kick(_) => 0,
-            };
+        let msix = self.msix.enabled();
+        self.isr |= match event {
+            Event::Config => ISR_CONFIG,
+            Event::Queue(_) if !msix => ISR_QUEUE,
+            Event::Queue(_) | Event::Kick(_) => 0,
+        };
+        if !msix {
             return;
         }
         let line = self.index(event).map(|at| &self.lines[at]);

@@ -51,6 +51,9 @@ pub(crate) enum GuestFault {
     /// A ring is misaligned, or runs over the end of the address space.
     #[error("queue {0} enabled with an invalid ring address")]
     QueueAddress(u16),
+    /// The driver does not accept `VIRTIO_F_VERSION_1`.
+    #[error("features chosen without VIRTIO_F_VERSION_1")]
+    Version1,
 }
 
 /// A service of the VMM's that failed.

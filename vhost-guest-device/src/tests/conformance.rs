@@ -5,6 +5,7 @@
 //! Statements of the specifications that no other test makes on its own.
 //! `docs/conformance.md` lists all statements and their tests.
 
+use vhost_guest_vmm_traits::test_utils::Call;
 use virtio_queue::desc::{split::Descriptor, RawDescriptor};
 use virtio_queue::mock::MockSplitQueue;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
@@ -12,7 +13,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 use super::rig::{
     self, message, place, words, Rig, NEEDS_RESET, QUEUE_SELECT, QUEUE_SIZE, STATUS, VRINGS,
 };
-use super::siege::{signalled, NEED_REPLY, PLAIN, REPLY};
+use super::siege::{signalled, take_config_interrupt, NEED_REPLY, PLAIN, REPLY};
 use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX};
 use crate::queue::MessageQueue;
 use crate::relay::session::carried;
@@ -149,13 +150,21 @@ fn refuses_a_driver_without_version_1_until_it_resets_the_device() {
     rig.initialise();
     rig.write(STATUS, &[0]);
     rig.write(STATUS, &[3]);
+    rig.vmm.take_calls();
     rig.write(STATUS, &[11]);
+    assert_eq!(rig.status(), 3 | NEEDS_RESET);
     rig.write(STATUS, &[15]);
+    let told = |call: &&Call| matches!(call, Call::NeedsReset);
+    assert_eq!(rig.vmm.calls().iter().filter(told).count(), 1);
     rig.write(DEVICE + 34, &[1]);
     let _frontend = rig.connect();
     rig.run();
     assert_eq!(rig.status() & 0x0C, 0, "it runs without VERSION_1");
     assert!(rig.device.connection.is_none());
+    assert!(!take_config_interrupt(&rig), "before DRIVER_OK");
+    rig.start();
+    rig.backend_up();
+    assert_eq!(rig.up(), 3);
 }
 
 #[test]

@@ -273,13 +273,19 @@ impl CommonConfig {
         // A driver only ever sets bits, and NEEDS_RESET is not its to set:
         // that one, too, stays until the reset.
         let mut set = value & !self.device_status & !status::NEEDS_RESET;
-        if set & status::FEATURES_OK != 0 && !self.features_are_acceptable() {
+        let refused = set & status::FEATURES_OK != 0 && !self.features_are_acceptable();
+        if refused {
             set &= !status::FEATURES_OK;
         }
         if (self.device_status | set) & status::FEATURES_OK == 0 {
             set &= !status::DRIVER_OK;
         }
         self.device_status |= set;
+        let old = self.driver_features & feature::VERSION_1 == 0;
+        if refused && old && !self.has_status(status::NEEDS_RESET) {
+            // vhost-guest specification, device configuration layout.
+            return Some(Effect::GuestFault(GuestFault::Version1));
+        }
         let runs = set & status::DRIVER_OK != 0 && !self.has_status(status::NEEDS_RESET);
         runs.then_some(Effect::DriverOk)
     }

@@ -333,7 +333,15 @@ fn shows_events_in_the_isr_without_msix() {
     guest.interrupts.signal(Event::Config);
     guest.interrupts.reset();
     assert_eq!(guest.interrupts.take_isr(), 0);
+}
+
+/// virtio 1.2 §4.1.4.5.1 wants this for configuration changes only.
+#[test]
+fn shows_configuration_changes_in_the_isr_with_msix_as_well() {
+    let mut guest = Guest::<TestVmm>::new();
     guest.interrupts.set_control(ENABLE);
-    guest.interrupts.signal(Event::Config);
+    guest.interrupts.signal(Event::Queue(1));
     assert_eq!(guest.interrupts.take_isr(), 0);
+    guest.interrupts.signal(Event::Config);
+    assert_eq!(guest.interrupts.take_isr(), 2);
 }

@@ -98,11 +98,14 @@ fn accepts_features_only_with_version_1_and_only_offered_ones() {
         let mut driver = Driver::new(OFFERED);
         driver.accept(features);
         let (effect, status) = driver.status(1 | 2 | 8);
-        assert!(effect.is_none());
+        let fault = Effect::GuestFault(GuestFault::Version1);
+        let old = features & feature::VERSION_1 == 0;
+        let expected = old.then(|| format!("{fault:?}"));
+        assert_eq!(effect.map(|effect| format!("{effect:?}")), expected);
         assert_eq!((status, driver.common.negotiated()), (3, 0));
         // Not without FEATURES_OK.
         assert!(matches!(driver.status(1 | 2 | 4), (None, 3)));
-        assert!(matches!(driver.status(1 | 2 | 4 | 8), (None, 3)));
+        assert!(matches!(driver.status(1 | 2 | 4 | 8), (_, 3)));
         // It may try again.
         driver.accept(feature::VERSION_1 | OFFERED & feature::BIG_ENDIAN);
         assert!(matches!(driver.status(1 | 2 | 8), (None, 11)));
