@@ -4,12 +4,12 @@
 
 //! What a VMM chooses, what it lends, and how a device is made of it.
 
-use std::ops::RangeInclusive;
+use std::io;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{getrlimit, Resource};
 use vhost_guest_vmm_traits::{
     AddressTranslator, DeviceNotifier, InterruptManager, IoEventFdRegistrar, SharedMemoryMapper,
     ThreadHook,
@@ -19,21 +19,8 @@ use vm_memory::GuestAddressSpace;
 use crate::error::BuildError;
 use crate::fd::MemoryPolicy;
 use crate::function::VhostGuest;
-use crate::queue::{QUEUES, QUEUES_WITH_MIGRATION};
-
-/// Largest number of vrings: their index is 8 bits wide in some messages.
-const MAX_VHOST_QUEUES: u16 = 256;
-/// Smallest window: 2 MiB stay unused at its start, and something must fit.
-const MIN_WINDOW: u64 = 4 << 20;
-/// Memory slots that the device carries, as many as other backends do.
-pub(crate) const MEMORY_SLOTS: usize = 509;
-/// Sizes of a buffer of device state. What is larger would only make turns
-/// longer.
-const MIGRATION_MESSAGE_SIZES: RangeInclusive<u32> = 4096..=1 << 20;
-/// Descriptors besides those of vrings and memory.
-const FIXED_DESCRIPTORS: u64 = 32;
-/// Those for device state: two queues, and four transfers with two each.
-const MIGRATION_DESCRIPTORS: u64 = 10;
+use crate::options::Options;
+use crate::socket_file;
 
 /// What a VMM lends to a device: the traits of `vhost-guest-vmm-traits`, and
 /// the memory of the guest that the device is plugged into.
@@ -57,25 +44,6 @@ pub struct Services<M> {
     pub thread_hook: Option<Arc<dyn ThreadHook>>,
 }
 
-/// Everything about a device that its VMM chooses.
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub queues: u16,
-    pub window_size: u64,
-    pub device_type: u16,
-    pub uuid: [u8; 16],
-    pub memory_policy: MemoryPolicy,
-    pub inflight_limit: u64,
-    /// The most bytes of device state in one buffer.
-    pub migration: Option<u32>,
-    /// How long a guest may keep its frontend waiting.
-    pub reply_timeout: Option<Duration>,
-    /// How long memory may stay after its frontend is gone.
-    pub orphan_timeout: Option<Duration>,
-    /// Resets are done by the worker.
-    pub asynchronous_reset: bool,
-}
-
 /// Makes a [`VhostGuest`] from what a VMM chooses and what it lends.
 ///
 /// See [`VhostGuest`] for an example.
@@ -88,19 +56,27 @@ pub struct Builder {
 impl Builder {
     /// Starts to make a device whose frontends connect to `listener`.
     pub fn new(listener: UnixListener) -> Self {
-        let options = Options {
-            queues: 16,
-            window_size: 1 << 32,
-            device_type: 0,
-            uuid: [0; 16],
-            memory_policy: MemoryPolicy::default(),
-            inflight_limit: 8 << 20,
-            migration: None,
-            reply_timeout: None,
-            orphan_timeout: None,
-            asynchronous_reset: false,
-        };
+        let options = Options::default();
         Self { listener, options }
+    }
+
+    /// Starts to make a device whose frontends connect to a socket at `path`,
+    /// which is made here. Its mode says who may be a frontend, as the
+    /// process's umask has it.
+    ///
+    /// A socket that an earlier process left behind at `path` is replaced. One
+    /// that somebody listens to is not, and does not notice the attempt; nor is
+    /// any other file. The file stays when the device is dropped, as that of
+    /// any listener does.
+    ///
+    /// Two processes that start at the same time may both find the same old
+    /// socket; the later one wins then.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` if something is there that stays, and what `bind` says.
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
+        socket_file::bind(path.as_ref()).map(Self::new)
     }
 
     /// The number of vrings that a frontend may use, 1 to 256. 16 by default.
@@ -118,11 +94,45 @@ impl Builder {
     /// It bounds the frontend memory that can be mapped at a time, and the
     /// memory that a guest can make its VMM allocate by touching a frontend's
     /// sparse files. It has to fit the guest's physical address width along
-    /// with everything else: a window of 64 GiB cannot be placed by a guest
-    /// with 36 address bits.
+    /// with everything else, see [`guest_address_bits`](Self::guest_address_bits).
     #[must_use]
     pub fn window_size(mut self, bytes: u64) -> Self {
         self.options.window_size = bytes;
+        self
+    }
+
+    /// How many bits a guest physical address has, as the VMM tells its guest
+    /// (`CPUID` leaf 0x8000_0008 on x86). A window that such a guest can place
+    /// nowhere is refused: one of 64 GiB with 36 bits, for example, because
+    /// BARs are at multiples of their size, and not at 0. Not checked by
+    /// default.
+    ///
+    /// Guests have been seen to panic over such a BAR.
+    #[must_use]
+    pub fn guest_address_bits(mut self, bits: u8) -> Self {
+        self.options.guest_address_bits = Some(bits);
+        self
+    }
+
+    /// The most regions of memory that a frontend may share at a time, 1 to
+    /// 509, which is the default. A guest that announces more
+    /// (`GET_MAX_MEM_SLOTS`) breaks a rule.
+    ///
+    /// It decides how many descriptors the device needs. The window has to
+    /// take 2 more (a dirty log, a record of requests under way), and while one
+    /// table replaces another, twice as many mappings.
+    #[must_use]
+    pub fn memory_slots(mut self, slots: u16) -> Self {
+        self.options.memory_slots = slots;
+        self
+    }
+
+    /// The most bytes of a message, its header included: 512 to 4096, which is
+    /// the default. A guest has to have buffers of that size, and a frontend
+    /// that sends more is disconnected. A table of 32 regions takes 1044.
+    #[must_use]
+    pub fn max_message_size(mut self, bytes: u32) -> Self {
+        self.options.max_message_size = bytes;
         self
     }
 
@@ -334,93 +344,5 @@ impl Builder {
         let function = self.prepare(services)?;
         function.start_without_thread()?;
         Ok(function)
-    }
-}
-
-impl Options {
-    /// The number of the device's own virtqueues.
-    pub(crate) fn virtqueues(&self) -> u16 {
-        match self.migration {
-            Some(_) => QUEUES_WITH_MIGRATION,
-            None => QUEUES,
-        }
-    }
-
-    /// Whether a device can be like this.
-    fn check(&self) -> Result<(), BuildError> {
-        if !(1..=MAX_VHOST_QUEUES).contains(&self.queues) {
-            return Err(BuildError::Queues(self.queues));
-        }
-        if !self.window_size.is_power_of_two() || self.window_size < MIN_WINDOW {
-            return Err(BuildError::WindowSize(self.window_size));
-        }
-        if let Some(size) = self.migration {
-            if !MIGRATION_MESSAGE_SIZES.contains(&size) {
-                return Err(BuildError::MigrationMessageSize(size));
-            }
-        }
-        self.check_descriptors(getrlimit(Resource::Nofile).current)
-    }
-
-    /// Refuses to make a device that its frontends could bring to the limit of
-    /// open descriptors: kick, call and err for each vring, one for each memory
-    /// slot (half of them at a time in practice), and a few.
-    fn check_descriptors(&self, limit: Option<u64>) -> Result<(), BuildError> {
-        let queues = self.queues;
-        let migration = self.migration.map_or(0, |_| MIGRATION_DESCRIPTORS);
-        let fixed = MEMORY_SLOTS as u64 + FIXED_DESCRIPTORS + migration;
-        let needed = 3 * u64::from(queues) + fixed;
-        match limit {
-            Some(limit) if limit < needed => Err(BuildError::DescriptorLimit {
-                queues,
-                needed,
-                limit,
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::SocketAddr;
-
-    use super::*;
-
-    fn options(name: &str) -> Options {
-        let name = format!("vhost-guest-{}-{name}", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).unwrap();
-        let socket = UnixListener::bind_addr(&address).unwrap();
-        Builder::new(socket).into_parts().1
-    }
-
-    #[test]
-    fn refuses_more_vrings_than_descriptors_and_says_the_figure() {
-        let mut options = options("descriptors");
-        options.check_descriptors(Some(1024)).unwrap();
-        options.queues = 256;
-        options.check_descriptors(None).unwrap();
-        let error = options.check_descriptors(Some(1024)).unwrap_err();
-        assert!(error.to_string().contains("1309"), "{error}");
-        options.migration = Some(4096);
-        let error = options.check_descriptors(Some(1318)).unwrap_err();
-        assert!(error.to_string().contains("1319"), "{error}");
-    }
-
-    #[test]
-    fn refuses_sizes_of_migration_messages_that_help_nobody() {
-        let mut options = options("migration");
-        options.check().unwrap();
-        for (size, right) in [
-            (0, false),
-            (4095, false),
-            (4096, true),
-            (1 << 20, true),
-            (u32::MAX, false),
-        ] {
-            options.migration = Some(size);
-            assert_eq!(options.check().is_ok(), right, "{size}");
-        }
     }
 }

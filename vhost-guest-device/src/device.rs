@@ -36,13 +36,14 @@ use vhost_guest_vmm_traits::{DeviceNotifier, SharedMemoryMapper};
 use vm_memory::GuestAddressSpace;
 
 use crate::alarm::Alarm;
-use crate::builder::{Options, Services, MEMORY_SLOTS};
+use crate::builder::Services;
 use crate::driver_memory::DriverMemory;
 use crate::fd::{FdKinds, Pump, Reaper, Signaller};
 use crate::inflight::InflightMemory;
 use crate::journal::Journal;
 use crate::listener::Listener;
 use crate::memory::{Memory, MemoryLimits, Watch};
+use crate::options::Options;
 use crate::poller::{Interest, Poller, Token};
 use crate::queue::{Queues, MAX_CHAIN};
 use crate::registers::{Registers, Setup};
@@ -121,6 +122,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let pump = pump.map(|most| Pump::new(most as usize, &wake));
         let limits = Limits {
             max_queues: options.queues,
+            max_message_size: options.max_message_size as usize,
             ..Limits::default()
         };
         let registers = Registers::new(
@@ -131,7 +133,7 @@ impl<M: GuestAddressSpace> Device<M> {
         )?;
         let bounds = MemoryLimits {
             window_size: options.window_size,
-            max_regions: MEMORY_SLOTS,
+            max_regions: options.memory_slots.into(),
             policy: options.memory_policy,
         };
         let memory = Memory::new(Arc::clone(&services.window), bounds);

@@ -27,6 +27,20 @@ pub enum BuildError {
     /// The window is not a power of two, or too small to hold anything.
     #[error("a window of {0:#x} bytes asked for; it has to be a power of two of at least 4 MiB")]
     WindowSize(u64),
+    /// The guest's addresses are too narrow for the window.
+    #[error("a window of {size:#x} bytes has no place in {bits} address bits")]
+    WindowPlace {
+        /// Bytes asked for.
+        size: u64,
+        /// Bits of a guest physical address.
+        bits: u8,
+    },
+    /// The number of memory slots is out of range.
+    #[error("{0} memory slots asked for; 1 to 509 are possible")]
+    MemorySlots(u16),
+    /// Messages would be too small, or larger than drivers have buffers for.
+    #[error("messages of {0} bytes asked for; 512 to 4096 are possible")]
+    MessageSize(u32),
     /// Buffers of device state would be too small or too large.
     #[error("migration messages of {0} bytes asked for; 4 KiB to 1 MiB are possible")]
     MigrationMessageSize(u32),

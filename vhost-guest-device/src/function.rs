@@ -18,9 +18,10 @@ use vhost_guest_vmm_traits::{
 };
 use vm_memory::GuestAddressSpace;
 
-use crate::builder::{Options, Services};
+use crate::builder::Services;
 use crate::device::Device;
 use crate::error::BuildError;
+use crate::options::Options;
 use crate::pci::{BarMove, BarSpec};
 use crate::poller;
 use crate::statistics::Statistics;

@@ -61,12 +61,14 @@ mod interrupts;
 mod journal;
 mod listener;
 mod memory;
+mod options;
 mod pci;
 mod poller;
 mod queue;
 mod registers;
 mod relay;
 mod snapshot;
+mod socket_file;
 mod statistics;
 #[cfg(test)]
 mod tests;

@@ -353,6 +353,11 @@ impl Memory {
         Ok(any)
     }
 
+    /// The most regions at a time.
+    pub(crate) fn max_regions(&self) -> usize {
+        self.limits.max_regions
+    }
+
     /// Regions in the table.
     #[cfg(test)]
     pub(crate) fn region_count(&self) -> usize {

@@ -15,7 +15,6 @@ use vhost_guest_msg::{
     RemMemReg, SetInflight, Verdict, VringAddr, VringFd,
 };
 
-use crate::builder::MEMORY_SLOTS;
 use crate::doorbells::Doorbell;
 use crate::error::{Fault, Refusal};
 use crate::fd::{
@@ -142,7 +141,7 @@ pub(crate) fn carry_out(
             Ok(Forward::then(Request::GetQueueNum, most))
         }
         Request::GetMaxMemSlots => {
-            let most = Then::AtMost(MEMORY_SLOTS as u64);
+            let most = Then::AtMost(on.memory.max_regions() as u64);
             Ok(Forward::then(Request::GetMaxMemSlots, most))
         }
         Request::SetMemTable(table) => set_mem_table(table, on),

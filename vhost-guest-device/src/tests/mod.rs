@@ -23,6 +23,7 @@ mod limits;
 mod log;
 mod memory_map;
 mod messages;
+mod options;
 mod pause;
 mod prior_art;
 mod qemu;
