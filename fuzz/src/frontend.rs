@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::event::{eventfd, EventfdFlags};
+use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -125,7 +125,9 @@ impl Frontend {
                 let _ = end.read(&mut [0; READ]);
             }),
             _ => {
-                if let Some(end) = self.ends.back_mut() {
+                // This program does not ignore SIGPIPE, which shows whether
+                // the device does without it. So nobody else may raise it.
+                if let Some(end) = self.ends.back_mut().filter(|end| has_reader(end)) {
                     let _ = end.write(&vec![what; usize::from(what) << 4]);
                 }
             }
@@ -189,6 +191,13 @@ impl Frontend {
             let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
         }
     }
+}
+
+/// Whether somebody has the other end.
+fn has_reader(end: &File) -> bool {
+    let mut fds = [PollFd::new(end, PollFlags::OUT)];
+    let gone = PollFlags::ERR | PollFlags::HUP;
+    poll(&mut fds, Some(&Timespec::default())).is_ok() && !fds[0].revents().intersects(gone)
 }
 
 fn code(message: &[u8]) -> Option<u32> {
