@@ -188,6 +188,25 @@ fn cloud_hypervisor_takes_a_log_per_round_and_plugs_memory_meanwhile() {
     assert_closed(last, "the last log");
 }
 
+/// With RESET_DEVICE its rings are gone, too; their addresses come again.
+#[test]
+fn a_device_reset_lets_rings_move() {
+    let features = ProtocolFeatures::RESET_DEVICE;
+    let mut stage = Stage::new(Acks::Asked, features, &[256 * MIB, 128 * MIB]);
+    let (regions, rings) = boot();
+    activate(&mut stage, &regions, &rings);
+    stage.say(frontend::RESET_DEVICE, &[], &[]);
+    stage.check();
+    // The guest behind it is another one, with other memory at this address.
+    let file = stage.new_file(256 * MIB);
+    let other = Region { file, ..regions[0] };
+    let before = stage.place(&regions[0]);
+    stage.forget_rings();
+    stage.replace(&[other]);
+    assert_ne!(stage.place(&other), before);
+    stage.finish();
+}
+
 /// A backend that comes back finds a frontend that tells it everything.
 #[test]
 fn cloud_hypervisor_reconnects() {

@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::{memory_file, message, place, words, Frontend, Rig, QUEUE_SIZE};
 use super::siege::{sample, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
-use crate::pci::bars::COMMON;
+use crate::pci::bars::{COMMON, DEVICE};
 use crate::relay::session::carried;
 use crate::virtio::feature;
 
@@ -201,7 +201,11 @@ fn a_buffer_that_is_too_small_for_the_message() {
         frontend.send(&message(3, PLAIN, &[]), &[]);
         assert_eq!(siege.rig.needs_reset(), lost, "{length} bytes");
     }
-    // In pieces it fits.
+    // In pieces it fits, as many as were announced.
+    for register in [12, 14] {
+        let most = u16::from_le_bytes(siege.rig.read(DEVICE + register));
+        assert_eq!(most, QUEUE_SIZE);
+    }
     let mut frontend = siege.frontend(ProtocolFeatures::empty());
     let buffer = place(0).buffers;
     for slot in 1..15 {

@@ -62,6 +62,17 @@ fn the_device_makes_the_memory_that_a_guest_cannot_send() {
 }
 
 #[test]
+fn the_offset_is_one_in_the_devices_file_whatever_the_guest_says() {
+    let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
+    frontend.send(&record(31, 0, 0, 2), &[]);
+    assert!(rig.request().is_some());
+    rig.reply(31, &words(&[SIZE, 0x20_0000, 2 | 256 << 16]));
+    let (reply, fds) = frontend.receive_with_fds().unwrap();
+    let expected = words(&[SIZE, 0, 2 | 256 << 16]);
+    assert_eq!((&reply[12..], fds.len()), (&expected[..], 1));
+}
+
+#[test]
 fn no_record_means_no_descriptor() {
     let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::INFLIGHT_SHMFD);
     let (reply, fds) = get(&mut rig, &mut frontend, 0).unwrap();

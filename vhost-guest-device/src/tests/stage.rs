@@ -267,6 +267,11 @@ impl Stage {
         self.check();
     }
 
+    /// The frontend's rings have no addresses any more.
+    pub(crate) fn forget_rings(&mut self) {
+        self.rings.clear();
+    }
+
     /// GET_VRING_BASE for all rings, after they were switched off.
     pub(crate) fn stop_rings(&mut self) {
         for index in 0..self.rings.len() as u64 {
