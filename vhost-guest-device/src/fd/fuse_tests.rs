@@ -7,6 +7,7 @@
 //! These tests mount a FUSE file system, which needs privileges; without them
 //! they say so and pass, except in CI.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -25,6 +26,7 @@ use super::{
     ChannelSocket, EventFd, FdError, FdKinds, ForeignFd, MemoryFd, MemoryPolicy, Next, Pump,
     Reaper, StateFd,
 };
+use crate::memory::Watch;
 
 /// Requests, by their numbers in `linux/fuse.h`.
 const LOOKUP: u32 = 1;
@@ -75,7 +77,7 @@ fn answer(opcode: u32) -> Result<Vec<u8>, i32> {
 
 /// Speaks FUSE until it is told to fall silent; then it only counts.
 #[derive(Default)]
-struct Server {
+pub(crate) struct Server {
     silent: AtomicBool,
     unanswered_flushes: AtomicUsize,
     other_unanswered: AtomicUsize,
@@ -112,14 +114,14 @@ impl Server {
 }
 
 /// A mounted file system; dropping it frees everybody who waits for it.
-struct Mount {
+pub(crate) struct Mount {
     path: PathBuf,
     server: Arc<Server>,
 }
 
 impl Mount {
     /// A file system, or nothing where none can be mounted and none has to be.
-    fn new(name: &str) -> Option<Self> {
+    pub(crate) fn new(name: &str) -> Option<Self> {
         let mounted = Self::try_new(name);
         if mounted.is_none() {
             let required = std::env::var("CI").as_deref() == Ok("true");
@@ -163,7 +165,7 @@ impl Mount {
 
     /// Descriptors of a file, whose server will not answer for it any more.
     /// Foreign ones, so that no test waits for them, not even one that fails.
-    fn dead_files(&self, count: usize, reaper: &Reaper) -> Vec<ForeignFd> {
+    pub(crate) fn dead_files(&self, count: usize, reaper: &Reaper) -> Vec<ForeignFd> {
         let open = || {
             let file = self.path.join("file");
             let file = File::options().read(true).write(true).open(file);
@@ -172,6 +174,16 @@ impl Mount {
         let files = (0..count).map(|_| open()).collect();
         self.server.silent.store(true, Ordering::SeqCst);
         files
+    }
+
+    /// Requests that somebody waits for who did not just close a file.
+    pub(crate) fn questions(&self) -> usize {
+        self.server.other_unanswered.load(Ordering::SeqCst)
+    }
+
+    /// Files that somebody tries to close.
+    pub(crate) fn closing(&self) -> usize {
+        self.server.unanswered_flushes.load(Ordering::SeqCst)
     }
 }
 
@@ -214,7 +226,9 @@ fn no_kind_check_waits_for_a_file_system() {
     ));
     let memory = MemoryFd::check(file(), lax).expect("the VMM wanted it so");
     assert_eq!(memory.size().unwrap(), 0x10_0000);
-    assert_eq!(mount.server.other_unanswered.load(Ordering::SeqCst), 0);
+    let mut watch = Watch::new().unwrap();
+    watch.follow(&BTreeMap::from([(memory.identity(), memory)]));
+    assert_eq!(mount.questions(), 0);
     drop(mount);
 }
 
@@ -225,7 +239,7 @@ fn closing_waits_in_other_threads() {
     };
     let reaper = Reaper::spawn(None).unwrap();
     drop(mount.dead_files(2, &reaper));
-    while mount.server.unanswered_flushes.load(Ordering::SeqCst) < 2 {
+    while mount.closing() < 2 {
         thread::yield_now();
     }
     assert_eq!(reaper.backlog(), 2);
@@ -270,7 +284,7 @@ fn a_jammed_pipe_holds_up_one_thread_and_nobody_else() {
         // Fails when the file system is gone.
         let _ = splice(&file, None, &writer, None, 4096, SpliceFlags::empty());
     });
-    while mount.server.other_unanswered.load(Ordering::SeqCst) == 0 {
+    while mount.questions() == 0 {
         thread::yield_now();
     }
     let stuck = start(reader);

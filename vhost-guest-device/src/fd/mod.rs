@@ -24,7 +24,7 @@
 
 mod crew;
 #[cfg(test)]
-mod fuse_tests;
+pub(crate) mod fuse_tests;
 mod kind;
 mod pump;
 mod reaper;

@@ -53,7 +53,7 @@ impl Watch {
     ///
     /// A file that cannot be watched (no `/proc` in a jail, too many watches)
     /// is left to `memory_fault`.
-    pub(super) fn follow(&mut self, files: &BTreeMap<FileIdentity, MemoryFd>) {
+    pub(crate) fn follow(&mut self, files: &BTreeMap<FileIdentity, MemoryFd>) {
         if self.watched.keys().eq(files.keys()) {
             return;
         }

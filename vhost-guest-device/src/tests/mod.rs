@@ -16,6 +16,7 @@ mod hostile_flow;
 mod hostile_frontend;
 mod hostile_guest;
 mod hostile_reset;
+mod hostile_waits;
 mod inflight;
 mod iotlb;
 mod life_cycle;
