@@ -151,6 +151,9 @@ pub(crate) struct Vring {
     /// Of a packed ring, index and wrap counter (bit 15), as in
     /// SET_VRING_BASE; this is so with all three.
     next_avail: u16,
+    /// What [`stop`](Self::stop) would have said when the device was reset,
+    /// until the vring is used again.
+    before_reset: Option<u32>,
     used_idx: u16,
     /// `used_idx` at the last look at the guest's wishes; `None`: at none yet.
     called_idx: Option<u16>,
@@ -219,6 +222,7 @@ impl Vring {
         if valid {
             (self.next_avail, self.used_idx) = (low, high);
             self.placed = true;
+            self.before_reset = None;
         }
         valid
     }
@@ -294,6 +298,7 @@ impl Vring {
             return true;
         }
         self.called_idx = None;
+        self.before_reset = None;
         self.features = features;
         self.packed = self.will_be_packed();
         if !self.is_size(self.num) {
@@ -335,7 +340,9 @@ impl Vring {
         self.started && self.enabled && self.parts.is_some() && able
     }
 
-    /// GET_VRING_BASE: the vring stops; returns where it would go on.
+    /// GET_VRING_BASE: the vring stops; returns where it would go on. After a
+    /// reset, that is where it would have gone on without: QEMU before 8.0
+    /// resets a device before it asks, and then migrates its guest.
     ///
     /// What an earlier backend took, and this one did not get to, need not
     /// count as taken if it is the first that is available but not used:
@@ -362,18 +369,22 @@ impl Vring {
         // The frontend sends kick and call again when it starts it again.
         self.call = false;
         let used = if self.packed { self.used_idx } else { 0 };
-        u32::from(used) << 16 | u32::from(self.next_avail)
+        let base = u32::from(used) << 16 | u32::from(self.next_avail);
+        self.before_reset.unwrap_or(base)
     }
 
     /// The device is reset: the vring stops and is as it was at first, but
-    /// for where the frontend is notified.
+    /// for where the frontend is notified, and what [`stop`](Self::stop) says.
     pub fn reset(&mut self) {
+        let call = self.call;
+        let before_reset = Some(self.stop());
         *self = Self {
-            call: self.call,
+            call,
             err: self.err,
             record: self.record.take(),
             features: self.features,
-            told: self.told || self.opened,
+            told: self.told,
+            before_reset,
             ..Self::default()
         };
     }

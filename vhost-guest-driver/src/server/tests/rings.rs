@@ -202,3 +202,35 @@ fn a_reset_of_the_device_keeps_memory_and_connection() {
         assert!(!setup.disconnected());
     }
 }
+
+#[test]
+fn tells_after_a_reset_where_a_vring_stood() {
+    // QEMU before 8.0 stops a device with SET_STATUS 0 and then asks, and a guest
+    // that is migrated goes on from there.
+    for reset in [Request::ResetDevice, Request::SetStatus(0)] {
+        let (mut setup, mut ring) = running();
+        for _ in 0..3 {
+            ring.add(&[(GPA, 1, 0)]);
+            setup.kick(0);
+            assert!(ring.used().is_some());
+        }
+        assert!(setup.acked(&reset) && setup.acked(&reset));
+        ring.add(&[(GPA, 1, 0)]);
+        setup.kick(0);
+        assert_eq!(setup.stop_ring(0), 3);
+        setup.restart_ring(0, &ring, 3);
+        assert!(ring.used().is_some());
+        assert_eq!(setup.stop_ring(0), 4);
+        // The vring itself is as new.
+        assert!(setup.acked(&reset));
+        let ring = GuestRing::new(setup.fake.window.clone(), 8, 0);
+        assert!(setup.acked(&Request::SetVringNum(VringNum::new(0, 8).unwrap())));
+        assert!(setup.acked(&Request::SetVringAddr(ring.address(0))));
+        let kick = VringFd {
+            index: 0,
+            fd: Some(()),
+        };
+        assert!(setup.acked(&Request::SetVringKick(kick)));
+        assert_eq!(setup.stop_ring(0), 0);
+    }
+}
