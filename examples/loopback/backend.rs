@@ -61,6 +61,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         state_piece: None,
     };
     let machine = Machine::new(listener, &config).context("starting the machine")?;
+    if options.lose_dirty_log {
+        machine.arena().lose_dirty_log();
+    }
     let guest = guest::start(&machine, image, options, sender.clone())?;
     let stop = match events.recv() {
         Ok(Event::GuestReady(stop)) => stop,

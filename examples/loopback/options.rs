@@ -32,6 +32,8 @@ Usage: loopback [OPTIONS]
                     socket, one after the other, until Ctrl-C
   --no-irqfd        a thread of the VMM forwards the frontend's kicks
   --no-ioeventfd    the guest's doorbell stores go through the device
+  --lose-dirty-log  keep what the guest marks in QEMU's dirty log from QEMU: a
+                    VM that is migrated gets stale memory, to see a test fail
   --seconds N       length of the workload (default: 5)
   --requests N      length of the workload in requests instead
   --seed N          seed of the workload (default: 1)
@@ -75,6 +77,8 @@ pub struct Options {
     pub irqfd: bool,
     /// Doorbell stores signal without the device.
     pub ioeventfd: bool,
+    /// Dirty logs are lost.
+    pub lose_dirty_log: bool,
     /// Length of the workload.
     pub length: Length,
     /// Seed of the workload.
@@ -95,6 +99,7 @@ impl Default for Options {
             listen: false,
             irqfd: true,
             ioeventfd: true,
+            lose_dirty_log: false,
             length: Length::Time(Duration::from_secs(5)),
             seed: 1,
             frontend_of: None,
@@ -119,6 +124,7 @@ impl Options {
                 "--listen" => options.listen = true,
                 "--no-irqfd" => options.irqfd = false,
                 "--no-ioeventfd" => options.ioeventfd = false,
+                "--lose-dirty-log" => options.lose_dirty_log = true,
                 "--seconds" => {
                     let seconds = arguments.number(&name, 1, 86_400)?;
                     options.length = Length::Time(Duration::from_secs(seconds));
@@ -219,7 +225,7 @@ mod tests {
     #[test]
     fn reads_every_option() {
         let line = "--disk a --size 1G --read-only --queues 4 --socket s --listen --no-irqfd \
-                    --no-ioeventfd --requests 7 --seed 9";
+                    --no-ioeventfd --lose-dirty-log --requests 7 --seed 9";
         let expected = Options {
             disk: Some("a".into()),
             size: 1 << 30,
@@ -229,6 +235,7 @@ mod tests {
             listen: true,
             irqfd: false,
             ioeventfd: false,
+            lose_dirty_log: true,
             length: Length::Requests(7),
             seed: 9,
             ..Options::default()

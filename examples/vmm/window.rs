@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{madvise, mmap, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
@@ -34,6 +35,7 @@ pub struct Arena {
     size: usize,
     /// Length of each mapping, by window offset.
     mappings: Mutex<BTreeMap<u64, u64>>,
+    loses_dirty_log: AtomicBool,
 }
 
 // SAFETY: the addresses do not belong to a thread, and the rest is locked.
@@ -60,6 +62,7 @@ impl Arena {
             base: reservation,
             size,
             mappings: Mutex::default(),
+            loses_dirty_log: AtomicBool::new(false),
         };
         if padding > ALIGNMENT {
             return Err(io::ErrorKind::Other.into());
@@ -69,6 +72,13 @@ impl Arena {
         arena.base = unsafe { reservation.add(padding) };
         arena.clear(0, size)?;
         Ok(arena)
+    }
+
+    /// Maps a dirty log, if it is called as QEMU's is, privately from now on:
+    /// what the guest marks there does not reach the frontend. It is a
+    /// control for tests of migration.
+    pub fn lose_dirty_log(&self) {
+        self.loses_dirty_log.store(true, Ordering::Relaxed);
     }
 
     /// The first byte. All of [`size`](Self::size) bytes can be read and
@@ -127,6 +137,13 @@ impl Arena {
     }
 }
 
+/// Whether a file is called as QEMU calls its dirty logs.
+fn is_dirty_log(fd: BorrowedFd<'_>) -> bool {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let name = std::fs::read_link(link).unwrap_or_default();
+    name.to_string_lossy().starts_with("/memfd:vhost-log")
+}
+
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: the reservation is this object's own, and whoever was given
@@ -146,7 +163,13 @@ impl SharedMemoryMapper for Arena {
         let (address, bytes) = self.range(window_offset, length)?;
         let mut mappings = self.lock();
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+        let lost = self.loses_dirty_log.load(Ordering::Relaxed) && is_dirty_log(fd);
+        let sharing = if lost {
+            MapFlags::PRIVATE
+        } else {
+            MapFlags::SHARED
+        };
+        let flags = sharing | MapFlags::NORESERVE | MapFlags::FIXED;
         // SAFETY: as in `clear`; that the file may change at any time is what
         // the guest expects of this memory.
         let mapped = unsafe {
@@ -234,6 +257,21 @@ mod tests {
         store(&arena, 0, 1);
         arena.map(0, memfd(1).as_fd(), 0, PAGE).unwrap();
         assert_eq!(load(&arena, 0), 0);
+    }
+
+    #[test]
+    fn loses_a_dirty_log_and_nothing_else() {
+        let arena = Arena::new(1 << 21).unwrap();
+        arena.lose_dirty_log();
+        let log = memfd_create("vhost-log", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&log, PAGE).unwrap();
+        for (fd, expected) in [(log, 0), (memfd(1), 7)] {
+            arena.map(0, fd.as_fd(), 0, PAGE).unwrap();
+            store(&arena, 0, 7);
+            let mut byte = [0xff];
+            rustix::io::pread(&fd, &mut byte, 0).unwrap();
+            assert_eq!(byte, [expected]);
+        }
     }
 
     #[test]
