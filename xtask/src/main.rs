@@ -34,6 +34,7 @@ Commands:
   commits [RANGE]    Check the format of the commits (default: all of HEAD)
   coverage           Measure the line coverage of the tests
   e2e qemu-blk       Boot stock VMs on a disk that the device serves
+  e2e qemu-migrate   Live-migrate a VM whose disk the device serves
   e2e kvm-lab        Serve a disk from a guest to a VM, on an emulated KVM host
   fuzz [TARGET]      Run the fuzz targets, on the stable toolchain
   help               Print this

@@ -76,13 +76,15 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Starts it and waits until it listens at `socket`.
+    /// Starts it and waits until it listens at `socket`; `options` are more
+    /// that it is given.
     pub fn start(
         kind: Kind,
         program: &Path,
         image: &Path,
         socket: &Path,
         queues: u16,
+        options: &[&str],
         log: &Path,
     ) -> Result<Self> {
         let output = File::create(log).path_context("cannot create", log)?;
@@ -97,8 +99,10 @@ impl Backend {
                 .arg(image),
             Kind::QemuStorageDaemon => command
                 .arg("--blockdev")
+                // Another may serve the image, too: a VM is migrated from one to
+                // the other.
                 .arg(format!(
-                    "driver=file,node-name=file,filename={}",
+                    "driver=file,node-name=file,locking=off,filename={}",
                     image.display()
                 ))
                 .args(["--blockdev", "driver=raw,node-name=disk,file=file"])
@@ -109,6 +113,7 @@ impl Backend {
                     socket.display()
                 )),
         };
+        command.args(options);
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let mut backend = Self {
             kind,

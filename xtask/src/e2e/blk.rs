@@ -151,6 +151,7 @@ impl Bench {
             &image,
             &self.socket(),
             self.options.queues,
+            &[],
             &self.log("backend"),
         )?;
         self.fill(&sum)?;
@@ -224,14 +225,9 @@ impl Bench {
         let initramfs = self.scratch.0.join("initramfs");
         let archive = initramfs::pack(&self.host, role, &settings, files)?;
         fs::write(&initramfs, archive).path_context("cannot write", &initramfs)?;
-        Vm::start(
-            &self.host,
-            &self.socket(),
-            self.options.queues,
-            &initramfs,
-            &self.log(role.name()),
-            VM_LIMIT,
-        )
+        let queues = self.options.queues;
+        let mut command = Vm::command(&self.host, &self.socket(), queues, &initramfs);
+        Vm::run(&mut command, &self.log(role.name()), VM_LIMIT)
     }
 
     /// Two CPUs have written, so two queues must have been used.

@@ -22,6 +22,8 @@ pub enum Role {
     WriteNumbered,
     /// Reads the blocks that were flushed.
     CheckNumbered,
+    /// Writes and reads while it is migrated.
+    Migrate,
 }
 
 impl Role {
@@ -32,6 +34,7 @@ impl Role {
             Self::Verify => "verify",
             Self::WriteNumbered => "write-numbered",
             Self::CheckNumbered => "check-numbered",
+            Self::Migrate => "migrate",
         }
     }
 
@@ -41,6 +44,7 @@ impl Role {
             Self::Verify => include_str!("guest/verify.sh"),
             Self::WriteNumbered => include_str!("guest/write_numbered.sh"),
             Self::CheckNumbered => include_str!("guest/check_numbered.sh"),
+            Self::Migrate => include_str!("guest/migrate.sh"),
         }
     }
 }

@@ -12,18 +12,20 @@ mod host;
 mod initramfs;
 mod kvm_lab;
 mod lab;
+mod migrate;
 mod pattern;
 mod vm;
 
 use crate::arguments::Arguments;
 use crate::error::Result;
 
-const TESTS: &str = "there are qemu-blk and kvm-lab";
+const TESTS: &str = "there are qemu-blk, qemu-migrate and kvm-lab";
 
 pub fn run(arguments: &mut Arguments) -> Result<()> {
     let name = arguments.positional();
     let (help, run): (_, fn(&mut Arguments) -> Result<()>) = match name.as_deref() {
         Some("qemu-blk") => (blk::HELP, blk::run),
+        Some("qemu-migrate") => (migrate::HELP, migrate::run),
         Some("kvm-lab") => (kvm_lab::HELP, kvm_lab::run),
         Some(other) => return Err(format!("no such test: {other} ({TESTS})").into()),
         None => return Err(format!("which test? ({TESTS})").into()),

@@ -17,7 +17,9 @@ use super::host::Host;
 use crate::error::{Context, Result};
 use crate::process::{dying_with_us, Running};
 
-const MEMORY_MIB: u32 = 256;
+/// 256 MiB and 8 KiB: QEMU before 9.0, emulating, loses stores of a guest that
+/// is migrated, unless the number of its pages is no multiple of 64.
+const MEMORY: &str = "262152K";
 /// Two, because a queue of the disk is used from one CPU.
 const CPUS: u32 = 2;
 /// What the guest's scripts put before what is for us.
@@ -34,25 +36,17 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts a VM that may take `limit` altogether; its console goes to
-    /// `console`, as QEMU's own messages do.
-    pub fn start(
-        host: &Host,
-        socket: &Path,
-        queues: u16,
-        initramfs: &Path,
-        console: &Path,
-        limit: Duration,
-    ) -> Result<Self> {
+    /// The command that starts a VM with a disk.
+    pub fn command(host: &Host, socket: &Path, queues: u16, initramfs: &Path) -> Command {
         let mut command = dying_with_us(&host.qemu);
         command
             .args(["-M", "q35", "-accel", "tcg,thread=multi"])
-            .args(["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()])
+            .args(["-smp", &CPUS.to_string(), "-m", MEMORY])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-serial", "stdio"])
             .arg("-object")
             .arg(format!(
-                "memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on"
+                "memory-backend-memfd,id=memory,size={MEMORY},share=on"
             ))
             .args(["-numa", "node,memdev=memory"])
             .arg("-chardev")
@@ -66,15 +60,17 @@ impl Vm {
             .arg("-initrd")
             .arg(initramfs)
             .args(["-append", "console=ttyS0 panic=-1 quiet"]);
-        Self::run(&mut command, console, limit)
+        command
     }
 
-    /// Runs a command that starts a VM with its console on standard output.
+    /// Runs a command that starts a VM with its console on standard input and
+    /// output; it may take `limit` altogether. The console goes to the log
+    /// `console`, as QEMU's own messages do.
     pub fn run(command: &mut Command, console: &Path, limit: Duration) -> Result<Self> {
         let log = File::create(console).path_context("cannot create", console)?;
         let errors = log.try_clone().path_context("cannot open", console)?;
         command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors);
         let mut qemu = Running::spawn("QEMU", command)?;
@@ -87,6 +83,13 @@ impl Vm {
             deadline: Instant::now() + limit,
             limit,
         })
+    }
+
+    /// Types a line on the guest's console.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.qemu.child().stdin.as_mut();
+        let input = input.ok_or("QEMU has no input")?;
+        writeln!(input, "{line}").context("cannot type on the console")
     }
 
     /// What the guest says next; `None` once its console is closed. It is an
