@@ -80,7 +80,7 @@ pub enum SnapshotError {
     Damaged(&'static str),
     /// The operating system or the VMM's services failed. The device is as
     /// after [`VhostGuest::reset`](crate::VhostGuest::reset), paused, and
-    /// decodes none of its BARs.
+    /// decodes none of its BARs: the VMM takes them off its bus.
     #[error("cannot restore the device: {0}")]
     Environment(#[from] io::Error),
 }

@@ -34,7 +34,8 @@ impl<M: GuestAddressSpace> Device<M> {
         let before = self.registers.bar_addresses();
         // Everything of a frontend's goes, whatever it was before.
         let _ = self.function_reset();
-        if self.condition != Condition::Alive {
+        if self.condition == Condition::Dead {
+            self.decode_nothing();
             return Err(io::Error::other("the device is dead").into());
         }
         let positions = saved.positions.clone();
@@ -42,6 +43,7 @@ impl<M: GuestAddressSpace> Device<M> {
             Ok(moves) => moves,
             Err(error) => {
                 let _ = self.function_reset();
+                self.decode_nothing();
                 return Err(error.into());
             }
         };
@@ -55,6 +57,15 @@ impl<M: GuestAddressSpace> Device<M> {
             self.limit_orphaned_memory(false);
         }
         Ok(moves)
+    }
+
+    /// Takes doorbells and window out of the guest's address space. The VMM is
+    /// not told of moves that it could make.
+    fn decode_nothing(&mut self) {
+        for bar in self.registers.bars() {
+            // What cannot be taken away is the end of the device.
+            let _ = self.bar_moved(bar.index, None);
+        }
     }
 
     /// The pause is over: the guest's memory is there, and translates.

@@ -267,11 +267,13 @@ impl Interrupts {
         if line.source.is_none() {
             return;
         }
-        if self.wires.disarm(line.armed().as_slice()).is_err() {
+        let disarmed = self.wires.disarm(line.armed().as_slice());
+        // Even what may be armed still has nothing to tell any more.
+        line.drain();
+        if disarmed.is_err() {
             return;
         }
         line.armed = None;
-        line.drain();
         if let Some(source) = line.source.take() {
             self.wires.destroy_source(source);
         }

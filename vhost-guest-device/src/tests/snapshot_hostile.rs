@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use vhost_guest_vmm_traits::test_utils::Call;
 use vhost_guest_vmm_traits::{Access, AddressTranslator, Translation};
 
-use super::rig::{self, Rig, NEEDS_RESET};
+use super::rig::{self, Rig, BARS, NEEDS_RESET, QUEUE_SELECT};
 use super::session::{assert_recovers, try_send};
 use super::siege::take_config_interrupt;
 use crate::builder::Builder;
 use crate::pci::bars::{COMMON, DRIVER_AUX};
 use crate::snapshot::SnapshotError;
+use crate::virtio::NO_VECTOR;
 
 /// A device with something in every register, and its snapshot.
 fn saved() -> (Rig, Vec<u8>) {
@@ -236,6 +238,49 @@ fn a_vmm_that_fails_leaves_a_device_that_was_reset() {
         rig.device.resume();
         assert_recovers(&mut rig, "a second try");
     }
+}
+
+#[test]
+fn a_running_device_that_cannot_be_restored_is_nowhere() {
+    for n in 0.. {
+        // It goes back in time; the call that fails may be of its own end.
+        let (mut rig, snapshot) = saved();
+        rig.vmm_fails = true;
+        assert_eq!(rig.vmm.placed(), Some(BARS[2].1));
+        rig.vmm.fail_nth(n, ErrorKind::OutOfMemory);
+        let outcome = rig.device.restore(&snapshot);
+        if rig.vmm.clear_failure() {
+            outcome.unwrap();
+            assert!(n >= 9, "only {n} calls");
+            return;
+        }
+        // Nobody tells the VMM which BARs were decoded.
+        outcome.unwrap_err();
+        assert_eq!(rig.vmm.placed(), None, "call {n}");
+        assert!(rig.vmm.doorbells().is_empty(), "call {n}");
+        assert_eq!(rig.vmm.armed(), [], "call {n}");
+        assert_eq!(rig.vmm.mappings(), [], "call {n}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_dead_device_can_be_read() {
+    let mut rig = rig::serving();
+    // An event that the VMM has not taken from its eventfd.
+    rig.device.registers.signal_queue(0);
+    rig.vmm_fails = true;
+    rig.vmm.fail_nth(0, ErrorKind::Other);
+    rig.write(QUEUE_SELECT, &[0, 0]);
+    rig.write(COMMON + 0x1A, &NO_VECTOR.to_le_bytes());
+    assert!(rig.vmm.calls().contains(&Call::Dead));
+    rig.device.pause();
+    let snapshot = rig.device.snapshot().unwrap();
+    Rig::new()
+        .device
+        .registers
+        .parse(&snapshot)
+        .map(drop)
+        .unwrap();
 }
 
 #[test]

@@ -150,3 +150,27 @@ fn a_device_that_is_dead_already_stays_dead() {
     run(&function);
     assert_eq!(read(&function, UP), 1);
 }
+
+#[test]
+fn can_be_restored_before_the_start() {
+    let Vmm { function, .. } = prepared("saved");
+    drive(&function);
+    function.pause();
+    let snapshot = function.snapshot().unwrap();
+    drop(function);
+    let Vmm {
+        function, address, ..
+    } = prepared("restored");
+    function.pause();
+    for moved in function.restore(&snapshot).unwrap() {
+        function.bar_moved(moved.bar, moved.address).unwrap();
+    }
+    let frontend = UnixStream::connect_addr(&address).unwrap();
+    function.resume();
+    run(&function);
+    assert_eq!(read(&function, UP), 1);
+    function.start_without_thread().unwrap();
+    run(&function);
+    assert_eq!(read(&function, UP), 3);
+    drop(frontend);
+}
