@@ -114,6 +114,10 @@ enum Step {
     Fail(u8, ErrorKind),
     /// The VMM takes everything.
     Revoke,
+    /// The VMM resets the function.
+    ResetBus,
+    /// The VMM, which keeps the MSI-X table, sets an entry or masks it.
+    Vector(u16, bool),
     /// The VMM pauses the device, or lets it go on.
     Pause(bool),
     /// The VMM makes a snapshot.
@@ -267,6 +271,8 @@ fn vmm_step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         1 => Just(Step::Revoke),
+        1 => Just(Step::ResetBus),
+        1 => (0..16u16, any::<bool>()).prop_map(|(vector, on)| Step::Vector(vector, on)),
         1 => Just(Step::Snapshot),
         1 => Just(Step::GoBack),
         2 => any::<bool>().prop_map(Step::Late),
@@ -290,7 +296,7 @@ fn rude_steps() -> impl Strategy<Value = Vec<Step>> {
         10 => frontend_step(),
         4 => other_memory_step(),
         4 => state_step(),
-        1 => vmm_step(),
+        2 => vmm_step(),
         1 => prop::bool::weighted(0.4).prop_map(Step::Pause),
         8 => Just(Step::Run),
     ];
@@ -302,7 +308,7 @@ fn civil_steps() -> impl Strategy<Value = Vec<Step>> {
         48 => civil_step(),
         12 => other_memory_step(),
         8 => state_step(),
-        1 => vmm_step(),
+        2 => vmm_step(),
         1 => prop::bool::weighted(0.2).prop_map(Step::Pause),
     ];
     vec(step, 1..120)

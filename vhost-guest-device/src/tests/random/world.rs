@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::pipe::{pipe_with, PipeFlags};
 use vhost_guest_msg::{frontend, BACKEND_ROWS, FRONTEND_ROWS};
 use vhost_guest_vmm_traits::test_utils::Call;
+use vhost_guest_vmm_traits::MsiMessage;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Kind, Step};
@@ -176,6 +177,19 @@ impl World {
         let device = &mut self.rig.device;
         match step {
             Step::Revoke => device.revoke(),
+            Step::ResetBus => {
+                self.rig.function_reset();
+                let vmm = &self.rig.vmm;
+                let dead = vmm.calls().contains(&Call::Dead);
+                let left = (vmm.mappings(), vmm.armed(), vmm.placed());
+                assert!(dead || left == (vec![], vec![], None), "{left:?}");
+            }
+            Step::Vector(vector, on) => {
+                let (address, data) = (0xFEE0_0000, vector.into());
+                let message = on.then_some(MsiMessage { address, data });
+                let failed = device.registers.set_vector(vector, message);
+                let _ = device.apply(failed);
+            }
             Step::Pause(true) => device.pause(),
             Step::Pause(false) => device.resume(),
             Step::Snapshot => {
