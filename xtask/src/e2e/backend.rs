@@ -87,7 +87,9 @@ impl Backend {
         options: &[&str],
         log: &Path,
     ) -> Result<Self> {
-        let output = File::create(log).path_context("cannot create", log)?;
+        // Behind that of one that was killed.
+        let output = File::options().create(true).append(true).open(log);
+        let output = output.path_context("cannot create", log)?;
         let errors = output.try_clone().path_context("cannot open", log)?;
         let mut command = dying_with_us(program);
         match kind {
@@ -144,6 +146,12 @@ impl Backend {
             None => Ok(()),
             Some(status) => Err(format!("{} has ended: {status}", self.kind.name()).into()),
         }
+    }
+
+    /// SIGKILL. What is left of its socket goes, for the next to listen there.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.kill()?;
+        std::fs::remove_file(&self.socket).path_context("cannot remove", &self.socket)
     }
 
     /// Ends it as Ctrl-C would; the device's own must leave nothing behind.

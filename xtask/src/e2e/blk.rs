@@ -6,7 +6,8 @@
 //!
 //! 1. fills the disk and reads it back; the image is compared on the host;
 //! 2. finds, on the device that still runs, what the first has written;
-//! 3. is killed while it writes numbered blocks;
+//! 3. is killed while it writes numbered blocks, after its backend was, some
+//!    times: it goes on with the requests that were under way;
 //! 4. finds every block whose flush the third has reported.
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use super::backend::{Backend, Kind};
 use super::host::Host;
 use super::initramfs::{self, Role};
 use super::pattern;
-use super::vm::Vm;
+use super::vm::{Disk, Vm};
 use crate::arguments::Arguments;
 use crate::error::{Context, Result};
 use crate::process::output;
@@ -43,13 +44,16 @@ const TAIL: usize = 40;
 pub const HELP: &str = "\
 Boots stock VMs (QEMU without KVM, Debian's cloud kernel) one after the other
 on a disk that loopback serves from behind the device: one fills it, one finds
-the data, one is killed while it writes, one finds what had been flushed.
+the data, one is killed while it writes, after its backend was killed and
+started again, one finds what had been flushed.
 
 Usage: cargo xtask e2e qemu-blk [OPTIONS]
 
 Options:
   --size MIB       Size of the disk (default: 32)
   --queues N       Queues of the disk, at least 2 (default: 2)
+  --packed         Packed queues
+  --kills N        Times that the backend is killed, up to 9 (default: 3)
   --seed N         Seed of the pattern (default: 1)
   --backend NAME   loopback (default), or qemu-storage-daemon: the same without
                    the device, as a control of the test itself
@@ -60,6 +64,8 @@ Logs and consoles are kept in target/e2e/.
 struct Options {
     size: usize,
     queues: u16,
+    packed: bool,
+    kills: usize,
     seed: u64,
     backend: Kind,
 }
@@ -70,6 +76,8 @@ impl Options {
         let options = Self {
             size: mebibytes << 20,
             queues: arguments.option("--queues")?.unwrap_or(2),
+            packed: arguments.flag("--packed"),
+            kills: arguments.option("--kills")?.unwrap_or(3),
             seed: arguments.option("--seed")?.unwrap_or(1),
             backend: arguments.option("--backend")?.unwrap_or(Kind::Loopback),
         };
@@ -80,6 +88,9 @@ impl Options {
         }
         if !(2..=8).contains(&options.queues) {
             return Err("--queues: 2 to 8".into());
+        }
+        if options.kills > 9 {
+            return Err("--kills: up to 9".into());
         }
         Ok(options)
     }
@@ -139,26 +150,23 @@ impl Bench {
         let sum = sum.split(' ').next().unwrap_or_default().to_owned();
 
         self.say(&format!(
-            "{} serves {} MiB with {} queues, seed {}",
+            "{} serves {} MiB with {} {} queues, seed {}",
             self.options.backend.name(),
             self.options.size >> 20,
             self.options.queues,
+            if self.options.packed {
+                "packed"
+            } else {
+                "split"
+            },
             self.options.seed
         ));
-        let mut backend = Backend::start(
-            self.options.backend,
-            &self.program,
-            &image,
-            &self.socket(),
-            self.options.queues,
-            &[],
-            &self.log("backend"),
-        )?;
+        let mut backend = self.serve()?;
         self.fill(&sum)?;
         backend.check()?;
         self.verify(&sum)?;
         backend.check()?;
-        let flushed = self.write_and_kill(&sum)?;
+        let flushed = self.write_and_kill(&sum, &mut backend)?;
         backend.check()?;
         self.check_numbered(&sum, &flushed)?;
         backend.check()?;
@@ -167,9 +175,25 @@ impl Bench {
         Ok(())
     }
 
+    fn serve(&self) -> Result<Backend> {
+        Backend::start(
+            self.options.backend,
+            &self.program,
+            &self.image(),
+            &self.socket(),
+            self.options.queues,
+            &[],
+            &self.log("backend"),
+        )
+    }
+
     fn fill(&self, sum: &str) -> Result<()> {
         let pattern = [("pattern", self.pattern.as_slice())];
         let lines = self.start(Role::Fill, sum, &pattern)?.finish()?;
+        let packed = format!("packed {}", u8::from(self.options.packed));
+        if !lines.contains(&packed) {
+            return Err(format!("the guest does not say {packed}").into());
+        }
         self.check_queues(&lines)?;
         pattern::check_pattern(&self.read_image()?, &self.pattern)?;
         self.say("VM 1 wrote, flushed and read the pattern; the image holds it, byte for byte");
@@ -182,17 +206,25 @@ impl Bench {
         Ok(())
     }
 
-    fn write_and_kill(&self, sum: &str) -> Result<BTreeSet<u64>> {
+    fn write_and_kill(&self, sum: &str, backend: &mut Backend) -> Result<BTreeSet<u64>> {
         let mut vm = self.start(Role::WriteNumbered, sum, &[])?;
         let mut flushed = BTreeSet::new();
+        let mut kills = 0;
         while flushed.len() < KILL_AFTER {
             let line = vm.next()?.ok_or("the guest ended instead of writing")?;
             flushed.extend(flushed_number(&line));
+            let due = KILL_AFTER * (kills + 1) / (self.options.kills + 1);
+            if kills < self.options.kills && flushed.len() >= due {
+                kills += 1;
+                backend.kill()?;
+                *backend = self.serve()?;
+            }
         }
         let rest = vm.kill()?;
         flushed.extend(rest.iter().filter_map(|line| flushed_number(line)));
         self.say(&format!(
-            "VM 3 was killed after it had reported {} flushed blocks",
+            "VM 3 was killed after it had reported {} flushed blocks, with {kills} backends killed \
+             on the way",
             flushed.len()
         ));
         Ok(flushed)
@@ -225,8 +257,12 @@ impl Bench {
         let initramfs = self.scratch.0.join("initramfs");
         let archive = initramfs::pack(&self.host, role, &settings, files)?;
         fs::write(&initramfs, archive).path_context("cannot write", &initramfs)?;
-        let queues = self.options.queues;
-        let mut command = Vm::command(&self.host, &self.socket(), queues, &initramfs);
+        let disk = Disk {
+            queues: self.options.queues,
+            packed: self.options.packed,
+            reconnects: role == Role::WriteNumbered,
+        };
+        let mut command = Vm::command(&self.host, &self.socket(), &disk, &initramfs);
         Vm::run(&mut command, &self.log(role.name()), VM_LIMIT)
     }
 
@@ -321,6 +357,7 @@ mod tests {
         assert!(parse(&["--size", "65"]).is_err());
         assert!(parse(&["--queues", "1"]).is_err());
         assert!(parse(&["--backend", "none"]).is_err());
+        assert!(parse(&["--kills", "10"]).is_err());
         assert_eq!(parse(&["--size", "2"]).unwrap().size, 2 << 20);
     }
 

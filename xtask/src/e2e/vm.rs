@@ -27,6 +27,16 @@ const MARK: &str = "e2e: ";
 /// How much of a line is kept: a console is no place for more.
 const LINE_MAX: u64 = 4096;
 
+/// The disk of a VM.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk {
+    pub queues: u16,
+    /// Its queues are packed ones.
+    pub packed: bool,
+    /// QEMU connects again when the backend is gone.
+    pub reconnects: bool,
+}
+
 /// A running VM.
 pub struct Vm {
     qemu: Running,
@@ -37,7 +47,8 @@ pub struct Vm {
 
 impl Vm {
     /// The command that starts a VM with a disk.
-    pub fn command(host: &Host, socket: &Path, queues: u16, initramfs: &Path) -> Command {
+    pub fn command(host: &Host, socket: &Path, disk: &Disk, initramfs: &Path) -> Command {
+        let reconnect = if disk.reconnects { ",reconnect=1" } else { "" };
         let mut command = dying_with_us(&host.qemu);
         command
             .args(["-M", "q35", "-accel", "tcg,thread=multi"])
@@ -50,16 +61,22 @@ impl Vm {
             ))
             .args(["-numa", "node,memdev=memory"])
             .arg("-chardev")
-            .arg(format!("socket,id=disk,path={}", socket.display()))
+            .arg(format!(
+                "socket,id=disk,path={}{reconnect}",
+                socket.display()
+            ))
             .arg("-device")
             .arg(format!(
-                "vhost-user-blk-pci,chardev=disk,num-queues={queues}"
+                "vhost-user-blk-pci,chardev=disk,num-queues={},packed={}",
+                disk.queues,
+                if disk.packed { "on" } else { "off" },
             ))
             .arg("-kernel")
             .arg(&host.kernel)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", "console=ttyS0 panic=-1 quiet"]);
+            // On a busy machine an emulated timer may come late.
+            .args(["-append", "console=ttyS0 panic=-1 quiet no_timer_check"]);
         command
     }
 

@@ -41,6 +41,8 @@ size=$(blockdev --getsize64 /dev/vda)
 queues=$(ls /sys/block/vda/mq | wc -l)
 [ "$queues" = "$QUEUES" ] || fail "the disk has $queues queues and not $QUEUES"
 say "disk of $size bytes with $queues queues"
+# VIRTIO_F_RING_PACKED is bit 34.
+say "packed $(cut -c35 /sys/bus/virtio/devices/virtio0/features)"
 
 . /role
 

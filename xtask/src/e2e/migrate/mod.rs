@@ -25,7 +25,7 @@ use super::blk::{print_tail, Scratch};
 use super::host::Host;
 use super::initramfs::{self, Role};
 use super::pattern::{self, BLOCK};
-use super::vm::Vm;
+use super::vm::{Disk, Vm};
 use crate::arguments::Arguments;
 use crate::error::{Context, Result};
 use crate::process::output;
@@ -231,7 +231,12 @@ impl Bench {
     /// VM that is migrated.
     fn start_vm(&self, number: usize, backend: &str, incoming: bool) -> Result<(Vm, Qmp)> {
         let disk = self.path(&format!("{backend}.sock"));
-        let mut command = Vm::command(&self.host, &disk, QUEUES, &self.path("initramfs"));
+        let kind = Disk {
+            queues: QUEUES,
+            packed: false,
+            reconnects: false,
+        };
+        let mut command = Vm::command(&self.host, &disk, &kind, &self.path("initramfs"));
         let monitor = self.path(&format!("monitor-{number}"));
         command
             .arg("-qmp")
