@@ -5,6 +5,7 @@
 //! A frontend whose guest has an IOMMU.
 
 use super::*;
+use crate::fake_packed::PackedRing;
 use crate::fake_ring::{INDIRECT, WRITE};
 use crate::vring::RingFault;
 use std::collections::BTreeMap;
@@ -133,11 +134,15 @@ fn address(index: u8) -> VringAddr {
 }
 
 fn start(setup: &mut Setup, address: VringAddr) {
+    start_at(setup, address, 0);
+}
+
+fn start_at(setup: &mut Setup, address: VringAddr, base: u32) {
     let index = address.index;
     let fd = Some(());
     for request in [
         Request::SetVringNum(VringNum::new(index, 8).unwrap()),
-        Request::SetVringBase(VringBase { index, base: 0 }),
+        Request::SetVringBase(VringBase { index, base }),
         Request::SetVringAddr(address),
         Request::SetVringCall(VringFd { index, fd }),
         Request::SetVringKick(VringFd { index, fd }),
@@ -193,6 +198,41 @@ fn asks_for_what_it_needs_and_goes_on_when_it_knows() {
     setup.kick(0);
     assert_eq!(iommu.answer(&mut setup), 0);
     assert!(ring.used().is_some());
+}
+
+#[test]
+fn packed_rings_wait_for_translations_too() {
+    let (mut setup, _, mut iommu) = translated();
+    let features = FEATURES | VirtioFeatures::RING_PACKED;
+    assert!(setup.acked(&Request::SetFeatures(features)));
+    let mut ring = PackedRing::new(setup.fake.window.clone(), 8, 0);
+    start_at(&mut setup, address(0), 0x8000_8000);
+    assert_eq!(iommu.answer(&mut setup), 3);
+    assert_eq!(iommu.misses[0], (RING, Permission::ReadWrite));
+    for id in 1..20 {
+        let data = iommu.guest_address(BUFFERS + 8);
+        ring.write(data, &u16::to_le_bytes(id));
+        // What is written is in two pieces.
+        ring.add(id, &[(BUFFERS + 8, 2, 0), (BUFFERS + PAGE - 1, 2, WRITE)]);
+        setup.kick(0);
+        if id % 3 == 1 {
+            // It was taken up to there, and is taken once more.
+            assert_eq!(ring.used(), None);
+            assert_eq!(iommu.answer(&mut setup), 2);
+        }
+        assert_eq!(ring.used(), Some((id, 2)));
+        if id % 3 == 0 {
+            assert!(setup.acked(&invalidate(BUFFERS, 8 * PAGE)));
+        }
+    }
+    let seen = setup.server.backend().seen.iter();
+    assert!(seen.map(|(_, data)| data).eq(&(1..20u16)
+        .map(|id| id.to_le_bytes().to_vec())
+        .collect::<Vec<_>>()));
+    for at in [PAGE - 1, PAGE] {
+        let at = iommu.guest_address(BUFFERS + at);
+        assert_eq!(ring.read(at, 1), [0x77]);
+    }
 }
 
 #[test]
