@@ -47,7 +47,7 @@ fn snapshot(input: &mut Input<'_>, right: &[u8]) -> Vec<u8> {
 
 fuzz_target!(|bytes: &[u8]| {
     let before = open_descriptors(usize::MAX);
-    let mut machine = Machine::new();
+    let mut machine = Machine::new(false);
     let mut guest = Guest::default();
     guest.boot(&mut machine);
     machine.function.pause();
