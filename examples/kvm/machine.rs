@@ -201,6 +201,14 @@ impl Machine {
         }
     }
 
+    /// Unplugs a device, whatever the guest is doing with it. First everything
+    /// of the frontend's goes, then the device leaves the bus; the rest goes
+    /// with the last owner of the function.
+    pub fn unplug(&self, function: &Function) {
+        function.revoke();
+        self.bus.pci().unplug(function);
+    }
+
     /// Starts the vCPU at `entry`, with `rsi` and `rsp`.
     pub fn start(&self, entry: u64, [rsi, rsp]: [u64; 2]) -> Result<Vcpu, Error> {
         let vcpu = self

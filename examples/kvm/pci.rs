@@ -39,23 +39,38 @@ pub struct Hit {
 #[derive(Default)]
 pub struct PciBus {
     address: u32,
-    slots: Vec<Slot>,
+    /// Empty where a function was unplugged.
+    slots: Vec<Option<Slot>>,
 }
 
 impl PciBus {
-    /// Plugs a function into the next slot. Returns its device number, or
-    /// nothing if the bus is full.
+    /// Plugs a function into the first free slot. Returns its device number,
+    /// or nothing if the bus is full.
     pub fn plug(&mut self, function: Function) -> Option<u8> {
-        let device = u8::try_from(self.slots.len() + 1).ok();
+        let free = self.slots.iter().position(Option::is_none);
+        let free = free.unwrap_or(self.slots.len());
+        let device = u8::try_from(free + 1).ok();
         let device = device.filter(|device| *device < 32)?;
         let bars = function.bars().iter().map(|bar| (*bar, None)).collect();
-        self.slots.push(Slot { function, bars });
+        let plugged = Some(Slot { function, bars });
+        match self.slots.get_mut(free) {
+            Some(slot) => *slot = plugged,
+            None => self.slots.push(plugged),
+        }
         Some(device)
+    }
+
+    /// Takes a function off the bus: what the guest does where it was reaches
+    /// nobody from now on.
+    pub fn unplug(&mut self, function: &Function) {
+        for slot in &mut self.slots {
+            slot.take_if(|slot| Function::ptr_eq(&slot.function, function));
+        }
     }
 
     /// Resets all functions, as the bus's reset line does.
     pub fn reset(&mut self) {
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut().flatten() {
             for moved in slot.function.reset() {
                 slot.move_bar(moved);
             }
@@ -64,7 +79,7 @@ impl PciBus {
 
     /// All functions.
     pub fn functions(&self) -> impl Iterator<Item = &Function> {
-        self.slots.iter().map(|slot| &slot.function)
+        self.slots.iter().flatten().map(|slot| &slot.function)
     }
 
     /// Reads or writes of the address register.
@@ -107,8 +122,8 @@ impl PciBus {
                 }
             }
             Some(slot) => match self.slots.get(slot) {
-                Some(slot) => slot.function.config_read(register, data),
-                None => data.fill(0xFF),
+                Some(Some(slot)) => slot.function.config_read(register, data),
+                _ => data.fill(0xFF),
             },
         }
     }
@@ -119,7 +134,8 @@ impl PciBus {
     /// is safe: the device never calls the bus.
     pub fn config_write(&mut self, device: usize, register: u16, data: &[u8]) {
         let slot = device.checked_sub(1);
-        if let Some(slot) = slot.and_then(|slot| self.slots.get_mut(slot)) {
+        let slot = slot.and_then(|slot| self.slots.get_mut(slot));
+        if let Some(slot) = slot.and_then(Option::as_mut) {
             for moved in slot.function.config_write(register, data) {
                 slot.move_bar(moved);
             }
@@ -128,7 +144,10 @@ impl PciBus {
 
     /// What is at a guest physical address.
     pub fn find(&self, address: u64) -> Option<Hit> {
-        self.slots.iter().find_map(|slot| slot.find(address))
+        self.slots
+            .iter()
+            .flatten()
+            .find_map(|slot| slot.find(address))
     }
 }
 

@@ -25,4 +25,5 @@ mod interrupts;
 mod latency;
 mod moves;
 mod resets;
+mod unplug;
 mod window;

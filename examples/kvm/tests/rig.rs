@@ -198,6 +198,13 @@ impl Rig {
         self.driver.bar(4) + offset
     }
 
+    /// Another device, in the place of one that was unplugged.
+    pub fn replace(&mut self, vrings: u16) {
+        std::fs::remove_file(&self.socket).unwrap();
+        let listener = UnixListener::bind(&self.socket).unwrap();
+        self.function = self.machine.plug(listener, vrings, WINDOW).unwrap();
+    }
+
     /// Waits until the device has seen all that the driver has sent: a turn that
     /// begins after now.
     pub fn catch_up(&mut self) {
