@@ -4,7 +4,7 @@
 
 //! The guest's side of the device: a PCI bus with one function.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use vhost_guest_device::VhostGuest;
@@ -25,6 +25,8 @@ pub struct PciBus {
     doorbells: Arc<Doorbells>,
     /// Guest physical addresses, by BAR number.
     bars: [AtomicU64; 6],
+    /// The device is not on the bus any more.
+    unplugged: AtomicBool,
 }
 
 impl PciBus {
@@ -34,7 +36,19 @@ impl PciBus {
             device,
             doorbells,
             bars: [(); 6].map(|()| AtomicU64::new(NOWHERE)),
+            unplugged: AtomicBool::new(false),
         }
+    }
+
+    /// Unplugs the device, whatever the guest is doing with it: everything of
+    /// the frontend's goes at once, then no access reaches it any more.
+    pub fn unplug(&self) {
+        self.device.revoke();
+        self.unplugged.store(true, Ordering::Release);
+    }
+
+    fn is_there(&self) -> bool {
+        !self.unplugged.load(Ordering::Acquire)
     }
 
     /// The device.
@@ -45,16 +59,23 @@ impl PciBus {
     /// The guest physical address of an access, if the BAR has one.
     fn address(&self, bar: u8, offset: u64) -> Option<u64> {
         let base = self.bars.get(usize::from(bar))?.load(Ordering::Acquire);
-        base.checked_add(offset).filter(|_| base != NOWHERE)
+        base.checked_add(offset)
+            .filter(|_| base != NOWHERE && self.is_there())
     }
 }
 
 impl Bus for PciBus {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
-        self.device.config_read(offset, data);
+        match self.is_there() {
+            true => self.device.config_read(offset, data),
+            false => data.fill(0xff),
+        }
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
+        if !self.is_there() {
+            return;
+        }
         for moved in self.device.config_write(offset, data) {
             if let Some(bar) = self.bars.get(usize::from(moved.bar)) {
                 bar.store(moved.address.unwrap_or(NOWHERE), Ordering::Release);

@@ -139,6 +139,11 @@ impl Machine {
         self.bus.device()
     }
 
+    /// Unplugs the device, whatever the guest is doing with it.
+    pub fn unplug(&self) {
+        self.bus.unplug();
+    }
+
     /// The interrupt controller.
     pub fn interrupts(&self) -> &InterruptController {
         &self.interrupts
