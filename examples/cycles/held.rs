@@ -24,12 +24,18 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Held(BTreeMap<String, u64>);
 
 impl Held {
-    /// Counts now.
-    fn now(machine: &Machine) -> io::Result<Self> {
+    /// What the kernel counts for this process, now.
+    pub fn by_process() -> io::Result<Self> {
         let mut held = Self::default();
         held.count_descriptors()?;
         held.count_mappings()?;
         held.set("threads", fs::read_dir("/proc/self/task")?.count());
+        Ok(held)
+    }
+
+    /// Also what the VMM counts.
+    fn now(machine: &Machine) -> io::Result<Self> {
+        let mut held = Self::by_process()?;
         held.set("window mappings", machine.arena().mappings());
         held.set("ioeventfds", machine.doorbells().registered());
         held.set("interrupt sources", machine.interrupts().sources());
@@ -71,7 +77,8 @@ impl Held {
         }
     }
 
-    fn differences(&self, now: &Self) -> Vec<String> {
+    /// What is different `now`.
+    pub fn differences(&self, now: &Self) -> Vec<String> {
         let mut names: Vec<_> = self.0.keys().chain(now.0.keys()).collect();
         names.sort();
         names.dedup();

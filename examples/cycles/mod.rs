@@ -9,7 +9,7 @@
 //! counted: what is left is the VMM's, or its guest's.
 
 mod frontends;
-mod held;
+pub mod held;
 mod options;
 
 use std::fs::File;

@@ -20,6 +20,7 @@ mod guest;
 mod rig;
 
 mod adapter;
+mod cycles;
 mod doorbells;
 mod interrupts;
 mod latency;
