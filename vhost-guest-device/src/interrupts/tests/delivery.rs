@@ -5,6 +5,7 @@
 //! Each event is delivered once, on the right vector.
 
 use super::*;
+use crate::threads::SIGNALLER;
 
 type Switch = fn(&mut Guest<Kvm>, bool);
 
@@ -221,4 +222,36 @@ fn moves_a_kick_that_waits_to_the_new_eventfd() {
     let fresh = guest.attach(0);
     assert_eq!((take(&fresh), guest.pending()), (0, vec![]));
     assert!(guest.interrupts.lines.iter().all(|line| !line.owed));
+}
+
+#[test]
+fn signals_no_kick_that_was_disconnected_while_its_signal_waited() {
+    let mut guest = Guest::<Kvm>::ready();
+    let signaller = Arc::clone(&guest.peer.signaller);
+    let full = [(); SIGNALLER.count].map(|()| guest.peer.full_eventfd());
+    full.iter().for_each(|eventfd| signaller.block_on(eventfd));
+    guest.map(Event::Kick(0), 9);
+    guest.mask(9, true);
+    signal(guest.attach(0));
+    let new = guest.attach(0);
+    assert_eq!(signaller.backlog(), full.len() + 1);
+    guest.interrupts.attach_kick(0, None).unwrap();
+    assert_eq!(signaller.backlog(), full.len());
+    // The threads go on, with what waits.
+    assert!(full.iter().all(|eventfd| take(eventfd) > 0));
+    assert_eq!(take(&new), 0);
+}
+
+#[test]
+fn names_the_eventfds_of_its_own_and_none_of_a_frontends() {
+    let mut guest = Guest::<Kvm>::ready();
+    let all = |guest: &Guest<Kvm>| guest.interrupts.own_eventfds().collect::<Vec<_>>();
+    let own = all(&guest);
+    let lines = guest.interrupts.lines.iter();
+    let eventfds = lines.filter_map(|line| Some(line.eventfd.as_ref()?.as_fd().as_raw_fd()));
+    assert_eq!(own, eventfds.collect::<Vec<_>>());
+    // Configuration changes, and each queue.
+    assert_eq!(own.len(), 1 + usize::from(QUEUES));
+    guest.attach(0);
+    assert_eq!(all(&guest), own);
 }

@@ -347,3 +347,35 @@ fn takes_registers_by_their_own_width_only() {
     let after: Vec<u64> = (0..0x40).map(|at| driver.read(at, 1)).collect();
     assert_eq!(before, after);
 }
+
+#[test]
+fn takes_rings_up_to_the_end_of_the_address_space() {
+    let low = QueueSetup {
+        size: 64,
+        descriptors: 0,
+        avail: 0,
+        used: 0,
+    };
+    assert!(low.is_valid());
+    let before_end = |bytes: u64| bytes.wrapping_neg();
+    // Each in two places, one step apart, of which only the lower one will do.
+    for (lower, step) in [(16 * 64 + 16, 16), (6 + 2 * 64 + 2, 2), (6 + 8 * 64 + 2, 4)] {
+        for (address, fits) in [(before_end(lower), true), (before_end(lower - step), false)] {
+            let setup = match step {
+                16 => QueueSetup {
+                    descriptors: address,
+                    ..low
+                },
+                2 => QueueSetup {
+                    avail: address,
+                    ..low
+                },
+                _ => QueueSetup {
+                    used: address,
+                    ..low
+                },
+            };
+            assert_eq!(setup.is_valid(), fits, "{setup:?}");
+        }
+    }
+}
