@@ -199,6 +199,15 @@ pub(crate) struct FileIdentity {
     inode: u64,
 }
 
+#[cfg(test)]
+impl FileIdentity {
+    /// A file that does not exist.
+    pub(crate) fn numbered(inode: u64) -> Self {
+        let device = (0, 0);
+        Self { device, inode }
+    }
+}
+
 /// A file of memory that a frontend sent, readable and writable.
 #[derive(Debug)]
 pub(crate) struct MemoryFd {

@@ -7,6 +7,7 @@
 mod area;
 mod failure;
 mod hostile;
+mod layout;
 mod placement;
 mod random;
 mod table;

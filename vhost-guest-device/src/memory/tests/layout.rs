@@ -1,0 +1,80 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The arithmetic of places, at its limits.
+
+use super::*;
+use crate::fd::FileIdentity;
+use crate::memory::layout::{Extent, Layout, NoPlan, Space, Wanted};
+
+/// All of what is wanted of a file of 16 MiB.
+fn wanted(inode: u64, offset: u64, length: u64) -> Wanted {
+    Wanted {
+        extent: Extent {
+            file: FileIdentity::numbered(inode),
+            offset,
+            length,
+        },
+        alignment: 2 * MIB,
+        before: None,
+        space: Space::File(16 * MIB),
+    }
+}
+
+#[test]
+fn allows_so_many_pieces_and_not_one_more() {
+    let layout = Layout::new(64 * MIB, 2);
+    let three = [1, 2, 3].map(|inode| wanted(inode, 0, MIB));
+    assert_eq!(layout.plan(&three[..2]).unwrap().map.len(), 2);
+    let refused = layout.plan(&three).map(drop);
+    assert_eq!(refused, Err(NoPlan::TooManyPieces));
+}
+
+#[test]
+fn keeps_what_is_mapped_when_it_gives_up_the_space_before_it() {
+    let layout = Layout::new(24 * MIB, 8);
+    let mut stays = wanted(1, 6 * MIB, 2 * MIB);
+    let plan = layout.plan(&[stays]).unwrap();
+    assert_eq!(plan.positions, [8 * MIB]);
+    // There is no room for this beside a whole file.
+    stays.before = Some(8 * MIB);
+    let more = wanted(2, 0, 12 * MIB);
+    let crowded = plan.layout.plan(&[stays, more]).unwrap();
+    assert_eq!(crowded.positions[0], 8 * MIB);
+    // What stays is still known by its place in the file.
+    let again = crowded.layout.plan(&[stays]).unwrap();
+    assert_eq!((again.positions, again.map), (vec![8 * MIB], vec![]));
+    let beside = crowded.layout.positions(&stays);
+    assert_eq!(beside.collect::<Vec<_>>(), [8 * MIB]);
+}
+
+#[test]
+fn gives_up_old_space_when_there_is_twice_as_much_as_pieces() {
+    let mut layout = Layout::new(1 << 30, 1);
+    for (inode, spaces) in [(1, 1), (2, 2), (3, 3), (4, 1)] {
+        let plan = layout.plan(&[wanted(inode, 0, MIB)]).unwrap();
+        layout = plan.layout;
+        assert_eq!(layout.arena_count(), spaces);
+        layout.remove(plan.positions[0]);
+    }
+}
+
+#[test]
+fn keeps_no_space_for_a_frontend_that_is_gone() {
+    let mut bench = Bench::new();
+    let (first, second) = (TestFile::new(1, 4 * MIB), TestFile::new(2, 4 * MIB));
+    let places = bench.replaced(&[(region(0, MIB, 0), &first)]);
+    bench.memory.revoke().unwrap();
+    assert_eq!(bench.memory.layout.arena_count(), 0);
+    assert_eq!(bench.replaced(&[(region(0, MIB, 0), &second)]), places);
+}
+
+#[test]
+fn knows_what_is_blank_before_and_behind_a_piece() {
+    let layout = Layout::new(64 * MIB, 8);
+    let plan = layout.plan(&[wanted(1, 2 * MIB, MIB)]).unwrap();
+    let (layout, at) = (plan.layout, plan.positions[0]);
+    assert!(layout.is_blank(at - MIB, MIB) && layout.is_blank(at + MIB, MIB));
+    assert!(!layout.is_blank(at - MIB, MIB + 1) && !layout.is_blank(at + MIB - 1, MIB));
+}
