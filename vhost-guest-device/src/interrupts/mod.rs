@@ -28,21 +28,23 @@
 //! a masked vector is pending if one of its eventfds is readable. Arming
 //! raises what waited, disarming drains it: each event is delivered once.
 
+mod line;
 mod saved;
 mod wires;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
-use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
-use vhost_guest_vmm_traits::{Arming, InterruptManager, MsiMessage, SourceId};
+use rustix::event::{eventfd, EventfdFlags};
+use vhost_guest_vmm_traits::{InterruptManager, MsiMessage};
 
 use crate::fd::{EventFd, Signaller};
 use crate::pci::bars;
 use crate::pci::msix::Msix;
 use crate::registers::ServiceError;
 use crate::virtio::NO_VECTOR;
+use line::{readable, Line, LineFd};
 pub(crate) use saved::SavedInterrupts;
 use wires::Wires;
 
@@ -71,93 +73,6 @@ pub(crate) struct ArmFailure {
 const ISR_QUEUE: u8 = 1;
 /// ISR status: the configuration has changed.
 const ISR_CONFIG: u8 = 2;
-
-/// The two kinds of eventfds.
-#[derive(Debug)]
-enum LineFd {
-    /// The device's own: non-blocking for certain.
-    Own(OwnedFd),
-    /// From the frontend: never read or written here.
-    Foreign(EventFd),
-}
-
-impl AsFd for LineFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            LineFd::Own(fd) => fd.as_fd(),
-            LineFd::Foreign(fd) => fd.as_fd(),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Line {
-    event: Event,
-    vector: u16,
-    eventfd: Option<LineFd>,
-    /// Present exactly while there is a vector.
-    source: Option<SourceId>,
-    /// What the source is armed with.
-    armed: Option<MsiMessage>,
-    /// A kick that waited in the eventfd before is on its way to this one.
-    owed: bool,
-}
-
-impl Line {
-    fn new(event: Event, eventfd: Option<LineFd>) -> Self {
-        Line {
-            event,
-            vector: NO_VECTOR,
-            eventfd,
-            source: None,
-            armed: None,
-            owed: false,
-        }
-    }
-
-    /// How it is armed now, if it is.
-    fn armed(&self) -> Option<Arming<'_>> {
-        self.armed.and_then(|message| self.arming(message))
-    }
-
-    /// How it would be armed with `message`.
-    fn arming(&self, message: MsiMessage) -> Option<Arming<'_>> {
-        let (eventfd, source) = (self.eventfd.as_ref()?.as_fd(), self.source?);
-        Some(Arming {
-            source,
-            eventfd,
-            message,
-        })
-    }
-
-    /// Whether an event waits in the eventfd.
-    fn is_pending(&self) -> bool {
-        let eventfd = self.eventfd.as_ref().filter(|_| self.armed.is_none());
-        eventfd.is_some_and(|fd| readable(&[fd.as_fd()]) == [true])
-    }
-
-    /// Forgets events that nobody has been told of. Only the device's own
-    /// eventfds: those of kicks are the frontend's.
-    fn drain(&self) {
-        if let Some(LineFd::Own(fd)) = &self.eventfd {
-            // Fails if there is nothing to forget.
-            let _ = rustix::io::read(fd, &mut [0; 8]);
-        }
-    }
-}
-
-/// Which of `eventfds` are readable.
-fn readable(eventfds: &[BorrowedFd<'_>]) -> Vec<bool> {
-    let mut fds: Vec<PollFd<'_>> = eventfds
-        .iter()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-        .collect();
-    // With a timeout of 0 this neither waits nor is interrupted.
-    let _ = poll(&mut fds, Some(&Timespec::default()));
-    fds.iter()
-        .map(|fd| fd.revents().contains(PollFlags::IN))
-        .collect()
-}
 
 /// All interrupts of the device, with the MSI-X table that steers them.
 pub(crate) struct Interrupts {

@@ -20,18 +20,18 @@
 
 mod effect;
 mod saved;
+mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, MsiMessage};
 
-use crate::doorbells::{Doorbell, Doorbells, QueueNotify};
-use crate::fd::{EventFd, Signaller};
+use crate::doorbells::{Doorbells, QueueNotify};
+use crate::fd::Signaller;
 use crate::interrupts::{ArmFailure, Event, Interrupts};
 use crate::pci::bars::{
     self, COMMON, COMMON_LENGTH, CONFIGURATION_BAR, DEVICE, DEVICE_LENGTH, DOORBELL_BAR,
@@ -41,8 +41,8 @@ use crate::pci::bars::{
 use crate::pci::capabilities::Shape;
 use crate::pci::config_space::{touches_cfg_data, ConfigSpace};
 use crate::pci::{msix, BarSpec};
-use crate::virtio::common_config::{CommonConfig, QueueSetup};
-use crate::virtio::device_config::{DeviceConfig, Properties, BACKEND_UP, FRONTEND_UP};
+use crate::virtio::common_config::CommonConfig;
+use crate::virtio::device_config::{DeviceConfig, Properties};
 use crate::virtio::{copy_from, number, status};
 
 pub(crate) use effect::{Effect, GuestFault, ServiceError};
@@ -359,192 +359,6 @@ impl Registers {
     #[must_use]
     pub(crate) fn set_paused(&mut self, paused: bool) -> Option<Effect> {
         interrupts_failed(self.interrupts.set_paused(paused))
-    }
-}
-
-/// What the core asks and tells.
-impl Registers {
-    /// Whether the driver has set `DRIVER_OK`, and nothing is wrong since.
-    pub(crate) fn is_running(&self) -> bool {
-        let wrong = self.common.has_status(status::NEEDS_RESET) || self.common.reset_pending();
-        self.common.has_status(status::DRIVER_OK) && !wrong
-    }
-
-    /// Whether the device is out of order until it is reset.
-    #[cfg(test)]
-    pub(crate) fn needs_reset(&self) -> bool {
-        self.common.has_status(status::NEEDS_RESET)
-    }
-
-    /// Whether a reset was asked for that is not done.
-    pub(crate) fn reset_pending(&self) -> bool {
-        self.common.reset_pending()
-    }
-
-    /// The features in force: none before `FEATURES_OK`.
-    pub(crate) fn features(&self) -> u64 {
-        self.common.negotiated()
-    }
-
-    /// How the driver has set up a queue, if it is enabled.
-    pub(crate) fn queue(&self, queue: u16) -> Option<QueueSetup> {
-        self.common.enabled_queue(queue)
-    }
-
-    /// Whether the driver has set `BACKEND_UP`.
-    pub(crate) fn backend_up(&self) -> bool {
-        self.device.backend_up()
-    }
-
-    /// The virtio type of the implemented device; 0 if it is not decided.
-    #[cfg(test)]
-    pub(crate) fn device_type(&self) -> u16 {
-        self.device.device_type()
-    }
-
-    /// Writes to the device configuration that had no effect.
-    pub(crate) fn ignored_writes(&self) -> u64 {
-        self.device.ignored_writes()
-    }
-
-    /// Shows the driver whether a frontend is connected, with an interrupt.
-    pub(crate) fn set_frontend_up(&mut self, up: bool) {
-        let rest = self.device.status() & !FRONTEND_UP;
-        let changed = self
-            .device
-            .set_status(rest | if up { FRONTEND_UP } else { 0 });
-        if changed {
-            self.raise_config_change();
-        }
-    }
-
-    /// Puts the device out of order: the frontend was lost, or the guest broke
-    /// a rule. `BACKEND_UP` and `FRONTEND_UP` are cleared. Tells whether this
-    /// is new. A device that is being reset has nothing to tell.
-    pub(crate) fn set_needs_reset(&mut self) -> bool {
-        if self.reset_pending() {
-            return false;
-        }
-        let rest = self.device.status() & !(BACKEND_UP | FRONTEND_UP);
-        let changed = self.device.set_status(rest);
-        let new = self.common.set_needs_reset();
-        if new || changed {
-            self.raise_config_change();
-        }
-        new
-    }
-
-    /// Interrupts the driver for a change of the configuration; not before
-    /// `DRIVER_OK`, when a device must not.
-    pub(crate) fn raise_config_change(&mut self) {
-        if self.common.has_status(status::DRIVER_OK) {
-            self.interrupts.signal(Event::Config);
-        }
-    }
-
-    /// Interrupts the driver for used buffers in a queue.
-    pub(crate) fn signal_queue(&mut self, queue: u16) {
-        self.interrupts.signal(Event::Queue(queue));
-    }
-
-    /// The eventfds that the driver's queue notifications signal, by queue.
-    pub(crate) fn queue_eventfds(&self) -> &[Arc<OwnedFd>] {
-        self.notify.eventfds()
-    }
-
-    /// The eventfds of the device's own interrupts.
-    pub(crate) fn interrupt_eventfds(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.interrupts.own_eventfds()
-    }
-
-    /// Passes on a queue notification that has reached userspace.
-    pub(crate) fn notify_queue(&self, queue: u16) {
-        self.notify.signal(queue);
-    }
-
-    /// The device does not use a queue any more, as the driver asked.
-    pub(crate) fn queue_reset_done(&mut self, queue: u16) {
-        self.common.queue_reset_done(queue, &mut self.interrupts);
-    }
-
-    /// Connects or disconnects the kick of a vring.
-    ///
-    /// # Errors
-    ///
-    /// As [`Interrupts::attach_kick`].
-    pub(crate) fn set_kick(
-        &mut self,
-        vring: u16,
-        kick: Option<EventFd>,
-    ) -> Result<(), ServiceError> {
-        self.interrupts.attach_kick(vring, kick)
-    }
-
-    /// Connects or disconnects a doorbell.
-    ///
-    /// # Errors
-    ///
-    /// As [`Doorbells::set`].
-    pub(crate) fn set_doorbell(
-        &mut self,
-        doorbell: Doorbell,
-        eventfd: Option<EventFd>,
-    ) -> Result<(), ServiceError> {
-        self.doorbells.set(doorbell, eventfd)
-    }
-
-    /// Disconnects everything of the frontend's: kicks and doorbells.
-    ///
-    /// # Errors
-    ///
-    /// A doorbell may still be live: the device is dead.
-    pub(crate) fn detach_frontend(&mut self) -> Result<(), ServiceError> {
-        self.interrupts.detach_kicks();
-        self.doorbells.clear().and(self.check_interrupts())
-    }
-
-    /// A part of a reset: takes some events' vectors, and what waits for them.
-    /// Tells whether there were any.
-    pub(crate) fn take_some_interrupts(&mut self, most: usize) -> bool {
-        self.interrupts.unmap_some(most)
-    }
-
-    /// A part of a reset: disconnects some doorbells. Tells whether there were
-    /// any.
-    ///
-    /// # Errors
-    ///
-    /// A doorbell may still be live: the device is dead.
-    pub(crate) fn take_some_doorbells(&mut self, most: usize) -> Result<bool, ServiceError> {
-        self.doorbells.clear_some(most)
-    }
-
-    /// Device reset, and the end of one that was asked for: all that virtio
-    /// defines is as after power-up. The PCI function stays as it is.
-    ///
-    /// # Errors
-    ///
-    /// A doorbell may still be live: the device is dead. All else is done.
-    pub(crate) fn reset(&mut self) -> Result<(), ServiceError> {
-        self.interrupts.reset();
-        self.device.reset();
-        self.kick_select = 0;
-        let outcome = self.doorbells.clear();
-        self.common.reset();
-        outcome.and(self.check_interrupts())
-    }
-}
-
-impl Registers {
-    /// Whether every interrupt that should be disarmed is.
-    ///
-    /// # Errors
-    ///
-    /// One may be armed still: the device is dead.
-    pub(crate) fn check_interrupts(&self) -> Result<(), ServiceError> {
-        self.interrupts
-            .take_broken()
-            .map_or(Ok(()), |error| Err(ServiceError::Dead(error)))
     }
 }
 

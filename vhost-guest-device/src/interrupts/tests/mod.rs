@@ -8,10 +8,11 @@ mod delivery;
 mod failure;
 
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
 
 use vhost_guest_vmm_traits::test_utils::TestVmm;
+use vhost_guest_vmm_traits::{Arming, SourceId};
 
 use super::*;
 use crate::pci::msix::{ENABLE, ENTRY_SIZE, FUNCTION_MASK};

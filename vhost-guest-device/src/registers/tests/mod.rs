@@ -10,6 +10,8 @@ use vhost_guest_vmm_traits::test_utils::TestVmm;
 
 use super::testing::{take, wait, Peer};
 use super::*;
+use crate::doorbells::Doorbell;
+use crate::fd::EventFd;
 use crate::pci::BarMove;
 use crate::virtio::{feature, NO_VECTOR};
 
