@@ -10,6 +10,7 @@ mod disk;
 mod frontend;
 mod host;
 mod ledger;
+mod migration;
 mod ring;
 mod state;
 mod vm;

@@ -25,8 +25,8 @@ pub const SLOTS: u16 = NUM / SLOT_DESCRIPTORS;
 const SLOT_DESCRIPTORS: u16 = 4;
 const SLOT_LEN: u64 = 0x400;
 
-const GPA: u64 = 0x4000_0000;
-const LEN: u64 = 0x1_0000;
+pub const GPA: u64 = 0x4000_0000;
+pub const LEN: u64 = 0x1_0000;
 /// What a frontend calls a user address means nothing to anybody else.
 const USER: u64 = 0x7f12_3456_0000;
 
@@ -100,7 +100,8 @@ impl Ring {
         self.memory.store(value, at, Ordering::SeqCst).unwrap();
     }
 
-    fn data(slot: u16) -> u64 {
+    /// Where the data of a slot is in the memory.
+    pub fn data(slot: u16) -> u64 {
         DATA + SLOT_LEN * u64::from(slot)
     }
 
@@ -114,6 +115,21 @@ impl Ring {
     pub fn read(&self, slot: u16, at: u64, bytes: &mut [u8]) {
         let at = GuestAddress(GPA + Self::data(slot) + at);
         self.memory.read_slice(bytes, at).unwrap();
+    }
+
+    /// Reads from anywhere in the memory.
+    pub fn peek(&self, at: u64, bytes: &mut [u8]) {
+        self.memory
+            .read_slice(bytes, GuestAddress(GPA + at))
+            .unwrap();
+    }
+
+    /// The same guest elsewhere, with what arrived there as its memory.
+    pub fn arrived(self, memory: &[u8]) -> Self {
+        let mut there = Self::new(matches!(self.kind, Kind::Packed { .. }));
+        there.memory.write_slice(memory, GuestAddress(GPA)).unwrap();
+        (there.kind, there.counts) = (self.kind, self.counts);
+        there
     }
 
     /// Makes a request in `slot`, which must be free.
@@ -226,13 +242,18 @@ impl Ring {
 
     /// SET_VRING_ADDR.
     pub fn address(&self) -> Request {
+        self.logged_address(false)
+    }
+
+    /// The same, with writes to the used ring logged or not.
+    pub fn logged_address(&self, log_used: bool) -> Request {
         Request::SetVringAddr(VringAddr {
             index: 0,
-            log_used: false,
+            log_used,
             descriptor: USER + DESCRIPTORS,
             available: USER + AVAILABLE,
             used: USER + USED,
-            log: 0,
+            log: if log_used { GPA + USED } else { 0 },
         })
     }
 }

@@ -49,16 +49,31 @@ impl Vm {
         }
     }
 
-    /// What a VMM does when its backend is there again.
-    pub fn connect(&mut self, socket: &Path) -> io::Result<Frontend> {
-        let frontend = Frontend::connect(socket)?;
-        let offered = frontend.ask_u64(&Request::GetFeatures)?;
+    /// What it negotiates.
+    pub fn features(&self) -> VirtioFeatures {
         let mut features = VirtioFeatures::VERSION_1 | VirtioFeatures::PROTOCOL_FEATURES;
         features.set(VirtioFeatures::RING_PACKED, self.plan.packed);
         features.set(VirtioFeatures::RING_EVENT_IDX, self.plan.event_idx);
+        features
+    }
+
+    /// What a VMM does when its backend is there again.
+    pub fn connect(&mut self, socket: &Path) -> io::Result<Frontend> {
+        self.connect_with(socket, ProtocolFeatures::INFLIGHT_SHMFD)
+    }
+
+    /// The same with other protocol features than usual.
+    pub fn connect_with(
+        &mut self,
+        socket: &Path,
+        protocol: ProtocolFeatures,
+    ) -> io::Result<Frontend> {
+        let frontend = Frontend::connect(socket)?;
+        let offered = frontend.ask_u64(&Request::GetFeatures)?;
+        let features = self.features();
         assert_eq!(features.bits() & !offered, 0);
         let offered = frontend.ask_u64(&Request::GetProtocolFeatures)?;
-        let protocol = ProtocolFeatures::REPLY_ACK | ProtocolFeatures::INFLIGHT_SHMFD;
+        let protocol = ProtocolFeatures::REPLY_ACK | protocol;
         assert_eq!(protocol.bits() & !offered, 0);
         frontend.tell(&Request::SetProtocolFeatures(protocol))?;
         frontend.order(&Request::SetFeatures(features), &[])?;
