@@ -9,7 +9,9 @@ use std::os::fd::AsFd;
 use vhost_guest_msg::ProtocolFeatures;
 use vhost_guest_vmm_traits::test_utils::Call;
 
-use super::rig::{self, event, memory_file, message, words, Rig, DOORBELLS};
+use super::rig::{self, event, memory_file, message, words, Rig, BARS, DOORBELLS};
+use super::siege::signalled;
+use crate::pci::bars::NOTIFY;
 
 /// Gives the device a region, a kick and a call.
 fn share(rig: &mut Rig, frontend: &mut rig::Frontend) {
@@ -148,6 +150,66 @@ fn a_bar_move_takes_doorbells_and_window_along() {
     assert!(rig.vmm.doorbells().contains(&0xD000_0000));
     assert_eq!(rig.vmm.placed(), Some(1 << 40));
     assert_eq!(rig.vmm.mappings().len(), 1);
+}
+
+#[test]
+fn every_bar_moves_while_a_frontend_is_connected() {
+    let (mut rig, mut frontend) = rig::connected();
+    share(&mut rig, &mut frontend);
+    while rig.receive(0).is_some() {}
+    let [notify, doorbell] = [BARS[0].1 + NOTIFY, DOORBELLS];
+    assert!(rig.vmm.doorbells().contains(&notify));
+    for (round, bar) in (1u64..).zip([0u16, 2, 4].into_iter().cycle().take(6)) {
+        let address = (0x100 + round) << 32;
+        let register = 0x10 + 4 * bar;
+        rig.config_write(register + 4, &((address >> 32) as u32).to_le_bytes());
+        // Messages go on, and nothing is where it was.
+        frontend.send(&message(3, 1, &[]), &[]);
+        assert_eq!(rig.receive(0), Some(message(3, 1, &[])), "BAR {bar}");
+        let low = BARS.iter().find(|(index, _)| u16::from(*index) == bar);
+        let address = address | low.map_or(0, |(_, low)| low & 0xFFFF_FFFF);
+        let doorbells = rig.vmm.doorbells();
+        match bar {
+            0 => assert!(doorbells.contains(&(address + NOTIFY))),
+            2 => assert!(doorbells.contains(&address)),
+            _ => assert_eq!(rig.vmm.placed(), Some(address)),
+        }
+        assert_eq!(doorbells.len(), 4 + 1);
+        assert_eq!(rig.vmm.mappings().len(), 1);
+    }
+    let doorbells = rig.vmm.doorbells();
+    assert!(!doorbells.contains(&notify) && !doorbells.contains(&doorbell));
+}
+
+#[test]
+fn msix_goes_off_and_on_while_a_frontend_kicks() {
+    let (mut rig, mut frontend) = rig::connected();
+    let kick = event();
+    frontend.send(&message(12, 1, &words(&[0])), &[kick.as_fd()]);
+    rig.write(crate::pci::bars::DRIVER_AUX, &(5u32 << 16).to_le_bytes());
+    rig.run();
+    let armed = rig.vmm.armed();
+    let kicks = |rig: &Rig| {
+        let all = rig.vmm.armed();
+        let of_kick = all.into_iter().find(|(_, message)| message.data == 5);
+        of_kick.map_or(0, |(_, message)| {
+            let mut armed = rig.vmm.armed_with(message).into_iter();
+            usize::from(armed.any(|eventfd| signalled(&eventfd)))
+        })
+    };
+    for _ in 0..3 {
+        rig.config_write(0xD6, &0u16.to_le_bytes());
+        assert_eq!(rig.vmm.armed(), []);
+        rustix::io::write(&kick, &1u64.to_ne_bytes()).unwrap();
+        // The device's own events wait with it.
+        frontend.send(&message(3, 1, &[]), &[]);
+        rig.run();
+        assert_eq!(kicks(&rig), 0);
+        rig.config_write(0xD6, &0x8000u16.to_le_bytes());
+        assert_eq!(rig.vmm.armed(), armed);
+        assert_eq!([kicks(&rig), kicks(&rig)], [1, 0]);
+        assert!(rig.receive(0).is_some());
+    }
 }
 
 #[test]
