@@ -48,6 +48,9 @@ static int vg_open(struct inode *inode, struct file *file)
 	struct vg_file *opener;
 	int ret;
 
+	/* There is nothing that a reader or a writer alone could do. */
+	if (!(file->f_mode & FMODE_READ) || !(file->f_mode & FMODE_WRITE))
+		return -EACCES;
 	opener = kzalloc(sizeof(*opener), GFP_KERNEL);
 	if (!opener)
 		return -ENOMEM;

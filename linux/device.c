@@ -160,8 +160,9 @@ int vg_examine(struct vhost_guest *vg)
 			vg->max_message_size);
 	else if (vg->num_queues < 4)
 		dev_err(&vg->pdev->dev, "too few virtqueues: %u\n", vg->num_queues);
-	else if (!vg_notification(&vg->doorbells, 2 * vg->max_vrings))
-		dev_err(&vg->pdev->dev, "too few doorbells\n");
+	else if (!vg_notification(&vg->doorbells, 1) ||
+		 !vg_notification(&vg->doorbells, 2 * vg->max_vrings))
+		dev_err(&vg->pdev->dev, "the doorbells are not where they can be\n");
 	else
 		ret = 0;
 	vg->max_message_size = min_t(u32, vg->max_message_size, VG_MESSAGE_MAX);

@@ -228,8 +228,11 @@ static void test_information(void)
 
 static void test_one_opener(void)
 {
-	int fd = open_device(0);
+	int fd;
 
+	FAILS(open(node, O_RDONLY), EACCES);
+	FAILS(open(node, O_WRONLY), EACCES);
+	fd = open_device(0);
 	FAILS(open(node, O_RDWR), EBUSY);
 	close(fd);
 	fd = open_device(0);

@@ -22,7 +22,7 @@
  *		write(fd, reply, length);
  *	}
  *
- * Life of a device. open() resets the device and initialises it; there is one
+ * Life of a device. open(O_RDWR) resets the device and initialises it; there is one
  * opener at a time, others get EBUSY. When a frontend is lost, or either side
  * broke a rule, the state has VHOST_GUEST_NEEDS_RESET, and the way back is
  * VHOST_GUEST_RESET. When the last reference to the open file is closed (a
