@@ -83,6 +83,15 @@ impl Host {
         Ok((host, paths.map(Option::unwrap_or_default)))
     }
 
+    /// What modules for the guests' kernel are built with.
+    pub fn kernel_headers(&self) -> Result<PathBuf> {
+        let headers = self.modules_directory.join("build");
+        match headers.is_dir() {
+            true => Ok(headers),
+            false => Err(missing([("linux-headers-cloud-amd64", false)].into_iter()).into()),
+        }
+    }
+
     /// Those of the modules that are not built into the kernel, in this order.
     pub fn find_modules(&self, names: &[&'static str]) -> Result<Vec<Module>> {
         find_modules(&self.modules_directory, names)

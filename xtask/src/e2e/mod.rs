@@ -13,19 +13,21 @@ mod initramfs;
 mod kvm_lab;
 mod lab;
 mod migrate;
+mod module_lab;
 mod pattern;
 mod vm;
 
 use crate::arguments::Arguments;
 use crate::error::Result;
 
-const TESTS: &str = "there are qemu-blk, qemu-migrate and kvm-lab";
+const TESTS: &str = "there are qemu-blk, qemu-migrate, kvm-lab and module";
 
 pub fn run(arguments: &mut Arguments) -> Result<()> {
     let name = arguments.positional();
     let (help, run): (_, fn(&mut Arguments) -> Result<()>) = match name.as_deref() {
         Some("qemu-blk") => (blk::HELP, blk::run),
         Some("qemu-migrate") => (migrate::HELP, migrate::run),
+        Some("module") => (module_lab::HELP, module_lab::run),
         Some("kvm-lab") => (kvm_lab::HELP, kvm_lab::run),
         Some(other) => return Err(format!("no such test: {other} ({TESTS})").into()),
         None => return Err(format!("which test? ({TESTS})").into()),

@@ -73,6 +73,11 @@ impl Lab {
         })
     }
 
+    /// A directory for what is removed in the end.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        self.scratch.0.join(name)
+    }
+
     /// Builds examples of the workspace. Returns where they are.
     pub fn build_examples<const N: usize>(&self, names: [&str; N]) -> Result<[PathBuf; N]> {
         let mut build = Command::new(workspace::cargo());
