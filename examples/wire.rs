@@ -31,7 +31,7 @@ pub fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// Sends bytes with descriptors, at most [`MAX_FDS`]. Returns how many bytes
+/// Sends bytes with descriptors, at most 16. Returns how many bytes
 /// went out.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
