@@ -23,7 +23,7 @@ use crate::workspace;
 use root::Root;
 
 /// How long everything may take; it takes a few minutes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1500);
 /// What the emulated host loads besides the modules of its disk.
 const KVM_MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
 /// Serial ports of the emulated host: its own, and those that it passes the
@@ -33,6 +33,10 @@ const CONSOLES: [&str; 3] = ["host", "backend", "frontend"];
 const MKE2FS: Program = Program {
     name: "mke2fs",
     package: "e2fsprogs",
+};
+const STRIP: Program = Program {
+    name: "strip",
+    package: "binutils",
 };
 const TASKSET: Program = Program {
     name: "taskset",
@@ -45,6 +49,7 @@ pub struct Lab {
     pub host: Host,
     mke2fs: PathBuf,
     storage_daemon: PathBuf,
+    strip: PathBuf,
     taskset: PathBuf,
     /// Holds the disk and the initramfs; removed in the end.
     scratch: Scratch,
@@ -57,8 +62,8 @@ impl Lab {
     /// Finds all that has to be installed. The test's name is in the names of
     /// its logs.
     pub fn new(name: &'static str) -> Result<Self> {
-        let programs = [MKE2FS, STORAGE_DAEMON, TASKSET];
-        let (host, [mke2fs, storage_daemon, taskset]) = Host::find(programs)?;
+        let programs = [MKE2FS, STORAGE_DAEMON, STRIP, TASKSET];
+        let (host, [mke2fs, storage_daemon, strip, taskset]) = Host::find(programs)?;
         let logs = workspace::target().join("e2e");
         fs::create_dir_all(&logs).path_context("cannot create", &logs)?;
         Ok(Self {
@@ -66,6 +71,7 @@ impl Lab {
             host,
             mke2fs,
             storage_daemon,
+            strip,
             taskset,
             scratch: Scratch::new()?,
             logs,
@@ -78,7 +84,8 @@ impl Lab {
         self.scratch.0.join(name)
     }
 
-    /// Builds examples of the workspace. Returns where they are.
+    /// Builds examples of the workspace. Returns where they are, without what
+    /// only a debugger needs: it is most of them.
     pub fn build_examples<const N: usize>(&self, names: [&str; N]) -> Result<[PathBuf; N]> {
         let mut build = Command::new(workspace::cargo());
         build.args(["build", "--quiet", "--release"]);
@@ -88,8 +95,15 @@ impl Lab {
         }
         run(&mut build)?;
         let directory = workspace::target().join("release/examples");
+        let stripped = names.map(|name| self.scratch.0.join(name));
+        for (name, stripped) in names.iter().zip(&stripped) {
+            run(Command::new(&self.strip)
+                .arg("-o")
+                .arg(stripped)
+                .arg(directory.join(name)))?;
+        }
         self.say("the examples are built");
-        Ok(names.map(|name| directory.join(name)))
+        Ok(stripped)
     }
 
     /// The root of the emulated host, with KVM, QEMU and its storage daemon, and

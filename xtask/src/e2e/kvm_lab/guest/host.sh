@@ -14,7 +14,7 @@ start_backend() {
         kvm --kernel /lab/vmlinuz --initramfs /lab/backend.initramfs --memory 256M --cmdline quiet \
             --vhost-guest socket=disk.sock,queues=1,window=1G "$@" <>backend.in >>backend.log 2>&1 &
         backend=$!
-        await backend "backend: serving" 120 $backend
+        await backend "backend: serving" $PATIENCE $backend
         ;;
     *)
         truncate -s 32M /tmp/disk.img
@@ -30,7 +30,7 @@ start_backend() {
 # What the backend has counted, when it is asked.
 ask_backend() {
     echo >backend.in
-    await backend "backend: frontends=" 60 $backend
+    await backend "backend: frontends=" $PATIENCE $backend
     for pair in ${line#*backend: }; do
         say "count $1 backend.${pair%=*} ${pair#*=}"
     done
@@ -64,10 +64,10 @@ expect() {
 prove() {
     measure measured
 
-    timeout 60 /lab/truncate disk.sock >truncate.log 2>&1 ||
+    timeout $PATIENCE /lab/truncate disk.sock >truncate.log 2>&1 ||
         fail "the truncating frontend: $(cat truncate.log)"
     say "$(cat truncate.log)"
-    await backend "memory that it shared was truncated" 30 $backend
+    await backend "memory that it shared was truncated" $PATIENCE $backend
     say "the device: ${line#*: }"
     alive $backend || fail "the backend's VMM has ended"
     start_frontend verify
