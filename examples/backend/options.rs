@@ -35,8 +35,9 @@ Usage: backend --disk PATH [OPTIONS]
   --device ADDRESS      PCI function (0000:00:05.0), or auto (default): the
                         only vhost-guest device
   --module              use the kernel driver vhost_guest
-  --idle MICROSECONDS   how long it sleeps between two looks (default: 50);
-                        with 0 it does not sleep. Not with --module
+  --idle MICROSECONDS   how long it sleeps between two looks when there was
+                        nothing to do for a while (default: 50); with 0 it
+                        does not sleep. Not with --module
   --count-interrupts    let the device interrupt, with the vector that Linux
                         counts as PIN in /proc/interrupts. Not with --module
   --help                this text

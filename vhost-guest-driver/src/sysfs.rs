@@ -106,8 +106,10 @@ fn read(path: &Path) -> Result<String, SysfsError> {
 /// How the device is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How long the program sleeps when there is nothing to do: what a request
-    /// may have to wait. Zero: it does not sleep, but lets others run.
+    /// How long the program sleeps at the most when there is nothing to do: what
+    /// a request may have to wait. Its first sleep after work takes 50 µs, if it
+    /// may, and each one after that twice as long. Zero: it does not sleep, but
+    /// lets others run.
     pub idle: Duration,
     /// A message that all interrupts of the device are sent as. The program
     /// polls all the same; but the device's interrupts take the way that they
@@ -121,11 +123,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            idle: Duration::from_micros(50),
+            idle: FIRST_SLEEP,
             interrupts: None,
         }
     }
 }
+
+/// The first sleep after work.
+const FIRST_SLEEP: Duration = Duration::from_micros(50);
 
 /// Linux' interrupt for guests that run (`POSTED_INTR_VECTOR`), to the first
 /// CPU: it is counted in /proc/interrupts ("PIN"), and that is all.
@@ -142,6 +147,8 @@ pub struct Sysfs {
     dma_used: AtomicU64,
     options: Options,
     woken: Arc<AtomicBool>,
+    /// Nanoseconds of the last sleep, if there was no work since.
+    slept: AtomicU64,
 }
 
 impl Sysfs {
@@ -175,7 +182,19 @@ impl Sysfs {
             dma_used: AtomicU64::new(0),
             options,
             woken: Arc::default(),
+            slept: AtomicU64::new(0),
         })
+    }
+
+    /// How long to sleep now: twice as long as before, as far as it may.
+    fn next_sleep(&self, timeout: Option<Duration>) -> Duration {
+        let slept = self.slept.load(Ordering::Relaxed);
+        let longer = Duration::from_nanos(slept.saturating_mul(2)).max(FIRST_SLEEP);
+        let sleep = longer.min(self.options.idle);
+        let sleep = timeout.map_or(sleep, |timeout| timeout.min(sleep));
+        let nanoseconds = u64::try_from(sleep.as_nanos()).unwrap_or(u64::MAX);
+        self.slept.store(nanoseconds, Ordering::Relaxed);
+        sleep
     }
 
     fn bar(&self, bar: u8) -> Option<&Window> {
@@ -288,15 +307,22 @@ impl Transport for Sysfs {
 
     /// Sleeps for a while. Of interrupts it never knows.
     fn wait(&self, timeout: Option<Duration>) -> VectorSet {
-        let idle = self.options.idle;
-        let sleep = timeout.map_or(idle, |timeout| timeout.min(idle));
-        if !self.woken.swap(false, Ordering::Acquire) && timeout != Some(Duration::ZERO) {
-            match sleep {
+        let woken = self.woken.swap(false, Ordering::Acquire);
+        if timeout == Some(Duration::ZERO) {
+            // There is work, and more is likely to follow.
+            self.slept.store(0, Ordering::Relaxed);
+        } else if !woken {
+            match self.next_sleep(timeout) {
                 Duration::ZERO => thread::yield_now(),
                 sleep => thread::sleep(sleep),
             }
         }
         VectorSet::new()
+    }
+
+    fn poll_interval(&self) -> Duration {
+        // Zero would not let others run.
+        self.options.idle.max(FIRST_SLEEP)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -116,6 +116,11 @@ pub trait Transport {
     /// comes between two calls ends the second at once.
     fn wait(&self, timeout: Option<Duration>) -> VectorSet;
 
+    /// How long a device that does not interrupt is left alone at the most.
+    fn poll_interval(&self) -> Duration {
+        Duration::from_millis(1)
+    }
+
     /// What ends a [`wait`](Self::wait).
     fn waker(&self) -> Arc<dyn Wake>;
 }

@@ -23,9 +23,6 @@ const QUEUE_VECTORS: u16 = 1;
 /// and to read one takes an exit to the VMM.
 const STATUS_WAITS: u8 = 31;
 
-/// How long a device that does not interrupt is left alone.
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
-
 /// Which vector each event of the device raises.
 #[derive(Default)]
 pub(super) struct Vectors {
@@ -180,7 +177,8 @@ impl<T: Transport> Device<T> {
     /// passed.
     pub fn wait(&self, timeout: Option<Duration>) -> Events {
         if self.vectors.polling {
-            let timeout = timeout.map_or(POLL_INTERVAL, |t| t.min(POLL_INTERVAL));
+            let interval = self.transport.poll_interval();
+            let timeout = timeout.map_or(interval, |timeout| timeout.min(interval));
             let raised = self.transport.wait(Some(timeout));
             let told = raised.contains(self.vectors.vector(CONFIG_VECTOR));
             return Events {

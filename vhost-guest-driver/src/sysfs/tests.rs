@@ -183,6 +183,35 @@ fn never_waits_for_an_interrupt() {
 }
 
 #[test]
+fn sleeps_longer_until_there_is_work() {
+    let sysfs = FakeSysfs::new();
+    let place = open(&sysfs, Options::default()).0;
+    let options = Options {
+        idle: Duration::from_micros(300),
+        ..Options::default()
+    };
+    let transport = Sysfs::with_dma(&place, dma(), options).unwrap();
+    let sleeps = |count| -> Vec<_> {
+        let sleeps = (0..count).map(|_| transport.next_sleep(None).as_micros());
+        sleeps.collect()
+    };
+    assert_eq!(sleeps(5), [50, 100, 200, 300, 300]);
+    transport.wait(Some(Duration::ZERO));
+    assert_eq!(sleeps(2), [50, 100]);
+    let timeout = Duration::from_micros(10);
+    assert_eq!(transport.next_sleep(Some(timeout)), timeout);
+    // The default does not change, and zero stays zero.
+    let transport = Sysfs::with_dma(&place, dma(), Options::default()).unwrap();
+    assert_eq!(transport.next_sleep(None), transport.next_sleep(None));
+    let options = Options {
+        idle: Duration::ZERO,
+        ..Options::default()
+    };
+    let transport = Sysfs::with_dma(&place, dma(), options).unwrap();
+    assert_eq!(transport.next_sleep(None), Duration::ZERO);
+}
+
+#[test]
 fn names_the_file_that_is_missing() {
     let sysfs = FakeSysfs::new();
     let place = sysfs.function("0000:00:03.0", "0x1af4\n", "0x1075\n");
