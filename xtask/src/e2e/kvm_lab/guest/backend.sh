@@ -9,5 +9,5 @@ echo 1 >/proc/sys/vm/nr_hugepages
 truncate -s 32M /disk.img
 stty -echo </dev/console
 # Looking more often would cost the other machines their processor.
-backend --disk /disk.img --queues 1 --device auto --idle 4000 --count-interrupts </dev/console ||
+backend --disk /disk.img --queues 1 --device auto --idle 10000 --count-interrupts </dev/console ||
     fail "the backend ended with $?"

@@ -42,7 +42,7 @@ open_logs() {
 
 # nap: a moment, without a program.
 nap() {
-    read -r -t 0.05 _ <&9
+    read -r -t 0.1 _ <&9
 }
 
 # clock: seconds since the start, as $now.
