@@ -61,7 +61,8 @@ next_line() {
     case $1 in
     backend)
         if IFS= read -r line <&3; then
-            line=$backend_part${line%"$return"}
+            line=$backend_part$line
+            line=${line%"$return"}
             backend_part=
         else
             backend_part=$backend_part$line
@@ -70,7 +71,8 @@ next_line() {
         ;;
     frontend)
         if IFS= read -r line <&4; then
-            line=$frontend_part${line%"$return"}
+            line=$frontend_part$line
+            line=${line%"$return"}
             frontend_part=
         else
             frontend_part=$frontend_part$line
