@@ -78,3 +78,39 @@ fn knows_what_is_blank_before_and_behind_a_piece() {
     assert!(layout.is_blank(at - MIB, MIB) && layout.is_blank(at + MIB, MIB));
     assert!(!layout.is_blank(at - MIB, MIB + 1) && !layout.is_blank(at + MIB - 1, MIB));
 }
+
+#[test]
+fn keeps_space_for_a_whole_file_once_and_not_when_it_is_frugal() {
+    let mut layout = Layout::new(64 * MIB, 8);
+    let part = |inode| wanted(inode, 6 * MIB, 2 * MIB);
+    assert_eq!(layout.make_arena(&part(1), true), Some(2 * MIB));
+    // Space of its own is none for the file.
+    let alone = Wanted {
+        space: Space::Alone,
+        ..part(2)
+    };
+    assert_eq!(layout.make_arena(&alone, false), Some(4 * MIB));
+    assert_eq!(layout.make_arena(&part(2), false), Some(6 * MIB + 6 * MIB));
+    // What is behind the file's end now gets space of its own, too.
+    let behind = wanted(2, 20 * MIB, 2 * MIB);
+    assert_eq!(layout.make_arena(&behind, false), Some(22 * MIB));
+}
+
+#[test]
+fn fills_a_gap_between_what_stays() {
+    let small = |inode| Wanted {
+        space: Space::File(2 * MIB),
+        ..wanted(inode, 0, 2 * MIB)
+    };
+    let plan = Layout::new(8 * MIB, 8).plan(&[1, 2, 3].map(small)).unwrap();
+    assert_eq!(plan.positions, [2 * MIB, 4 * MIB, 6 * MIB]);
+    let mut layout = plan.layout;
+    layout.remove(4 * MIB);
+    let stays = |inode, at| Wanted {
+        before: Some(at),
+        ..small(inode)
+    };
+    let all = [stays(1, 2 * MIB), stays(3, 6 * MIB), small(4)];
+    let positions = layout.plan(&all).unwrap().positions;
+    assert_eq!(positions, [2 * MIB, 6 * MIB, 4 * MIB]);
+}
