@@ -24,6 +24,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -757,6 +758,8 @@ static void test_random(unsigned int seconds)
 
 int main(int argc, char **argv)
 {
+	/* Three for each of 256 vrings, and more than once. */
+	const struct rlimit files = { .rlim_cur = 8192, .rlim_max = 8192 };
 	struct sigaction action = { .sa_handler = on_fault };
 
 	if (argc < 3) {
@@ -768,6 +771,8 @@ int main(int argc, char **argv)
 	module = argv[2];
 	snprintf(node, sizeof(node), "/dev/vhost-guest/%s", address);
 	sigaction(SIGBUS, &action, NULL);
+	if (setrlimit(RLIMIT_NOFILE, &files))
+		give_up("setrlimit");
 	take_over();
 	test_information();
 	test_one_opener();
