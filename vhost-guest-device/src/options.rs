@@ -10,8 +10,9 @@ use std::time::Duration;
 use rustix::process::{getrlimit, Resource};
 
 use crate::error::BuildError;
-use crate::fd::MemoryPolicy;
+use crate::fd::{MemoryPolicy, OVERLOAD};
 use crate::queue::{QUEUES, QUEUES_WITH_MIGRATION};
+use crate::relay::socket::MAX_FDS;
 
 /// Largest number of vrings: their index is 8 bits wide in some messages.
 const MAX_VHOST_QUEUES: u16 = 256;
@@ -27,6 +28,9 @@ const MESSAGE_SIZES: RangeInclusive<u32> = 512..=4096;
 const MIGRATION_MESSAGE_SIZES: RangeInclusive<u32> = 4096..=1 << 20;
 /// Descriptors besides those of vrings and memory.
 const FIXED_DESCRIPTORS: u64 = 32;
+/// Those that a frontend can make wait to be closed: with as many as overload
+/// the reaper, one more message is taken.
+const WAITING_DESCRIPTORS: u64 = (OVERLOAD + MAX_FDS) as u64;
 /// Those for device state: two queues, and four transfers with two each.
 const MIGRATION_DESCRIPTORS: u64 = 10;
 
@@ -125,7 +129,8 @@ impl Options {
     fn check_descriptors(&self, limit: Option<u64>) -> Result<(), BuildError> {
         let queues = self.queues;
         let migration = self.migration.map_or(0, |_| MIGRATION_DESCRIPTORS);
-        let fixed = u64::from(self.memory_slots) + FIXED_DESCRIPTORS + migration;
+        let held = u64::from(self.memory_slots) + FIXED_DESCRIPTORS + migration;
+        let fixed = held + WAITING_DESCRIPTORS;
         let needed = 3 * u64::from(queues) + fixed;
         match limit {
             Some(limit) if limit < needed => Err(BuildError::DescriptorLimit {
@@ -149,10 +154,10 @@ mod tests {
         options.queues = 256;
         options.check_descriptors(None).unwrap();
         let error = options.check_descriptors(Some(1024)).unwrap_err();
-        assert!(error.to_string().contains("1309"), "{error}");
+        assert!(error.to_string().contains("1597"), "{error}");
         options.migration = Some(4096);
-        let error = options.check_descriptors(Some(1318)).unwrap_err();
-        assert!(error.to_string().contains("1319"), "{error}");
+        let error = options.check_descriptors(Some(1606)).unwrap_err();
+        assert!(error.to_string().contains("1607"), "{error}");
     }
 
     #[test]
@@ -177,10 +182,12 @@ mod tests {
             memory_slots: 8,
             ..Options::default()
         };
-        options.check_descriptors(Some(3 * 16 + 8 + 32)).unwrap();
-        let error = options.check_descriptors(Some(3 * 16 + 8 + 31));
+        options
+            .check_descriptors(Some(3 * 16 + 8 + 32 + 288))
+            .unwrap();
+        let error = options.check_descriptors(Some(3 * 16 + 8 + 31 + 288));
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("88 descriptors"), "{error}");
+        assert!(error.contains("376 descriptors"), "{error}");
     }
 
     #[test]

@@ -33,5 +33,5 @@ mod signaller;
 pub use kind::MemoryPolicy;
 pub(crate) use kind::{ChannelSocket, EventFd, FdError, FdKinds, FileIdentity, MemoryFd, StateFd};
 pub(crate) use pump::{Next, Pump, PumpError, Stream};
-pub(crate) use reaper::{ForeignFd, Reaper};
+pub(crate) use reaper::{ForeignFd, Reaper, OVERLOAD};
 pub(crate) use signaller::Signaller;

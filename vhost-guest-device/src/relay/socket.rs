@@ -28,7 +28,7 @@ use crate::fd::{ForeignFd, Reaper};
 
 /// Descriptors that are accepted with one message: the regions of a memory
 /// table. The kernel drops (and closes) what does not fit.
-const MAX_FDS: usize = 32;
+pub(crate) const MAX_FDS: usize = 32;
 
 /// One end of a vhost-user connection.
 pub(crate) struct Socket {
