@@ -114,3 +114,19 @@ fn fills_a_gap_between_what_stays() {
     let positions = layout.plan(&all).unwrap().positions;
     assert_eq!(positions, [2 * MIB, 6 * MIB, 4 * MIB]);
 }
+
+#[test]
+fn a_cut_moves_nothing_that_only_touches_it() {
+    let parts = [0, 2, 4].map(|at| wanted(1, at * MIB, 2 * MIB));
+    let plan = Layout::new(64 * MIB, 8).plan(&parts).unwrap();
+    assert_eq!(plan.positions, [2 * MIB, 4 * MIB, 6 * MIB]);
+    let [mut low, mut middle, mut high] = parts;
+    low.before = Some(2 * MIB);
+    middle.before = Some(4 * MIB);
+    high.before = Some(6 * MIB);
+    middle.extent.length = MIB;
+    let cut = plan.layout.plan(&[low, middle, high]).unwrap();
+    assert_eq!([cut.positions[0], cut.positions[2]], [2 * MIB, 6 * MIB]);
+    assert_eq!(cut.retire, [4 * MIB]);
+    assert_eq!(cut.map, [(1, cut.positions[1], middle.extent)]);
+}

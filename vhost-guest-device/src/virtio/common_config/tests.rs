@@ -202,6 +202,18 @@ fn takes_the_setup_of_a_queue() {
 }
 
 #[test]
+fn keeps_the_other_half_of_an_address() {
+    let mut driver = running();
+    for register in [0x20, 0x28, 0x30] {
+        driver.write(register, 8, 0x1111_2222_3333_4444);
+        driver.write(register, 4, 0x5555_6666);
+        assert_eq!(driver.read(register, 8), 0x1111_2222_5555_6666);
+        driver.write(register + 4, 4, 0x7777_8888);
+        assert_eq!(driver.read(register, 8), 0x7777_8888_5555_6666);
+    }
+}
+
+#[test]
 fn keeps_the_setup_of_a_queue_in_use() {
     let mut driver = running();
     driver.set_up_queue(0);
