@@ -23,6 +23,12 @@ pub enum End {
     /// The backend did what it must not.
     #[error("the backend's fault: {0}")]
     BackendFault(String),
+    /// The backend cannot work here (see [`crate::direct`]).
+    #[error(
+        "refused: the backend has {} open with O_DIRECT, which does not work with the \
+         frontend's memory here (--allow-direct if that is not for its requests)", .0.display()
+    )]
+    Direct(std::path::PathBuf),
     /// A call of the system failed.
     #[error("{0}: {1}")]
     System(&'static str, #[source] io::Error),

@@ -39,6 +39,7 @@
 
 mod channel;
 mod device;
+mod direct;
 mod error;
 mod options;
 mod peer;

@@ -26,6 +26,9 @@ Usage: vhost-guest-relay [--device DEVICE] --socket PATH [OPTIONS]
                    console, rng, balloon, scsi, gpu, input, vsock, crypto, fs,
                    iommu, sound, i2c, scmi, gpio, can, or the number of a virtio
                    device type
+  --allow-direct   serve with a backend that has files open with O_DIRECT; it is
+                   refused otherwise, since that does not work from and into the
+                   frontend's memory
   --help           this text
   --version        the version
 
@@ -81,6 +84,8 @@ pub struct Link {
     pub listen: bool,
     /// What the backend is.
     pub device_type: Option<u16>,
+    /// It may have files open with `O_DIRECT`.
+    pub allow_direct: bool,
 }
 
 impl Request {
@@ -94,6 +99,7 @@ impl Request {
                 socket: PathBuf::new(),
                 listen: false,
                 device_type: None,
+                allow_direct: false,
             };
             while let Some(argument) = arguments.next_if(|next| next != "--device" || is_new(&link))
             {
@@ -108,6 +114,7 @@ impl Request {
                     "--device" => link.device = Some(value()?.to_string_lossy().into_owned()),
                     "--socket" => link.socket = value()?.into(),
                     "--listen" => link.listen = true,
+                    "--allow-direct" => link.allow_direct = true,
                     "--type" => link.device_type = Some(device_type(&value()?)?),
                     _ => return Err(Failure::Usage(format!("unknown option {name}"))),
                 }
@@ -163,6 +170,7 @@ mod tests {
             socket: socket.into(),
             listen: false,
             device_type: None,
+            allow_direct: false,
         }
     }
 
@@ -170,7 +178,8 @@ mod tests {
     fn reads_one_device_and_several() {
         let one = parse("--socket s").unwrap();
         assert_eq!(one, Request::Serve(vec![link(None, "s")]));
-        let line = "--device a --socket s --listen --type blk --device b --type 26 --socket t";
+        let line = "--device a --socket s --listen --type blk --device b --type 26 --socket t \
+                    --allow-direct";
         let several = Request::Serve(vec![
             Link {
                 listen: true,
@@ -179,6 +188,7 @@ mod tests {
             },
             Link {
                 device_type: Some(26),
+                allow_direct: true,
                 ..link(Some("b"), "t")
             },
         ]);

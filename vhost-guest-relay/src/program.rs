@@ -59,6 +59,7 @@ struct Open {
     node: Node,
     peer: Peer,
     device_type: Option<u16>,
+    allow_direct: bool,
 }
 
 /// Serves all devices until a signal comes or one of them fails.
@@ -111,6 +112,7 @@ fn open(link: &Link) -> Result<Open, Failure> {
         node: Node::open(&path)?,
         peer,
         device_type: link.device_type,
+        allow_direct: link.allow_direct,
     })
 }
 
@@ -149,6 +151,7 @@ fn serve_one(open: &Open, stop: &UnixStream) -> Result<(), Failure> {
         device: &open.node,
         peer: &open.peer,
         device_type: open.device_type,
+        allow_direct: open.allow_direct,
         stop: stop.as_fd(),
         log: &log,
     };

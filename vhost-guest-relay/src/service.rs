@@ -14,15 +14,19 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::device::Device;
+use crate::direct;
 use crate::error::{needs_reset, End, Failure};
 use crate::peer::{sleep, Peer};
 use crate::session::Session;
 
 /// The pause after a session without a single message.
 const BACKOFF: Duration = Duration::from_millis(100);
+/// The pause after a backend that cannot work here, until it may be another.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// What a service is for.
 pub struct Service<'a, D> {
@@ -32,6 +36,8 @@ pub struct Service<'a, D> {
     pub peer: &'a Peer,
     /// Their virtio type, if the user has named it.
     pub device_type: Option<u16>,
+    /// Takes backends that have files open with `O_DIRECT`.
+    pub allow_direct: bool,
     /// Readable when the relay is to end.
     pub stop: BorrowedFd<'a>,
     /// What happens is told there.
@@ -52,13 +58,7 @@ impl<D: Device> Service<'_, D> {
             let Some(backend) = self.peer.wait(self.stop).map_err(socket)? else {
                 return Ok(());
             };
-            self.offer(device_type)?;
-            (self.log)("a backend is connected");
-            let (end, messages) = match Session::new(self.device, backend) {
-                Ok(mut session) => (session.run(self.stop), session.messages()),
-                Err(end) => (end, 0),
-            };
-            self.withdraw()?;
+            let (end, pause) = self.serve(backend, device_type)?;
             match end {
                 End::Stopped => return Ok(()),
                 End::System(call, error) if is_gone(&error) => {
@@ -66,11 +66,32 @@ impl<D: Device> Service<'_, D> {
                 }
                 end => (self.log)(&end.to_string()),
             }
-            // Whoever comes and goes without a word does not get all our time.
-            if messages == 0 && sleep(self.stop, Some(BACKOFF)).unwrap_or(false) {
+            let stopped = pause.is_some() && sleep(self.stop, pause).unwrap_or(false);
+            if stopped {
                 return Ok(());
             }
         }
+    }
+
+    /// Serves with one backend: how that ended, and how long to wait before the
+    /// next one.
+    fn serve(
+        &self,
+        backend: UnixStream,
+        device_type: u16,
+    ) -> Result<(End, Option<Duration>), Failure> {
+        if let Some(path) = direct::find(&backend).filter(|_| !self.allow_direct) {
+            return Ok((End::Direct(path), Some(PAUSE)));
+        }
+        self.offer(device_type)?;
+        (self.log)("a backend is connected");
+        let (end, messages) = match Session::new(self.device, backend) {
+            Ok(mut session) => (session.run(self.stop), session.messages()),
+            Err(end) => (end, 0),
+        };
+        self.withdraw()?;
+        // Whoever comes and goes without a word does not get all our time.
+        Ok((end, (messages == 0).then_some(BACKOFF)))
     }
 
     fn device_type(&self) -> Result<u16, Failure> {

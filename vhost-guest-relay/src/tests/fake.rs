@@ -194,6 +194,8 @@ impl Rig {
                 device: &fake,
                 peer: &peer,
                 device_type: Some(2),
+                // Another test's file, since the backend is this process.
+                allow_direct: true,
                 stop: stopped.as_fd(),
                 log: &|_| {},
             };
