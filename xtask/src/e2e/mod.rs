@@ -15,12 +15,13 @@ mod lab;
 mod migrate;
 mod module_lab;
 mod pattern;
+mod relay_lab;
 mod vm;
 
 use crate::arguments::Arguments;
 use crate::error::Result;
 
-const TESTS: &str = "there are qemu-blk, qemu-migrate, kvm-lab and module";
+const TESTS: &str = "there are qemu-blk, qemu-migrate, kvm-lab, module and relay";
 
 pub fn run(arguments: &mut Arguments) -> Result<()> {
     let name = arguments.positional();
@@ -28,6 +29,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         Some("qemu-blk") => (blk::HELP, blk::run),
         Some("qemu-migrate") => (migrate::HELP, migrate::run),
         Some("module") => (module_lab::HELP, module_lab::run),
+        Some("relay") => (relay_lab::HELP, relay_lab::run),
         Some("kvm-lab") => (kvm_lab::HELP, kvm_lab::run),
         Some(other) => return Err(format!("no such test: {other} ({TESTS})").into()),
         None => return Err(format!("which test? ({TESTS})").into()),

@@ -10,7 +10,7 @@ pub mod root;
 
 use std::fmt::Display;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -127,6 +127,11 @@ impl Lab {
         let frontend = self.initramfs(&self.host.modules, role)?;
         root.write("lab/frontend.initramfs", &frontend)?;
         Ok(root)
+    }
+
+    /// QEMU's own backend, for disks.
+    pub fn storage_daemon(&self) -> &Path {
+        &self.storage_daemon
     }
 
     fn initramfs(&self, modules: &[Module], role: &str) -> Result<Vec<u8>> {

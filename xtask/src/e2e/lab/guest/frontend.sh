@@ -69,10 +69,41 @@ measure() {
     counts after
 }
 
+# Writes blocks of the second half and reads them back, past every cache, until
+# it is told to end.
+forever() {
+    (
+        read -r _ </dev/console
+        : >/over
+    ) &
+    say "running"
+    round=0
+    while [ ! -e /over ]; do
+        round=$((round + 1))
+        yes "round $round" | dd of=/block bs=4096 count=8 iflag=fullblock 2>/dev/null
+        place=$((4096 + round % 128 * 8))
+        dd if=/block of=/dev/vda bs=4096 seek=$place count=8 oflag=direct conv=notrunc \
+            2>/dev/null || fail "writing in round $round"
+        dd if=/dev/vda of=/found bs=4096 skip=$place count=8 iflag=direct 2>/dev/null ||
+            fail "reading in round $round"
+        if ! cmp /block /found; then
+            [ -n "$may_lose" ] || fail "round $round is not what was written"
+            may_lose=
+        fi
+        [ $((round % 10)) != 0 ] || say "again $round"
+    done
+}
+
+# The same on a disk that is lost once, with what was just written.
+survive() {
+    may_lose=yes
+    forever
+}
+
 [ -n "$roles" ] || fail "no roles"
 for role in $(echo "$roles" | tr , ' '); do
     case $role in
-    fill | verify | measure) $role ;;
+    fill | verify | measure | forever | survive) $role ;;
     *) fail "no role $role" ;;
     esac
 done

@@ -1,0 +1,126 @@
+# Copyright 2026 The vhost-guest Authors. All rights reserved.
+#
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=sh disable=SC2154
+
+# What happens on the emulated host: a VMM with the guest that has the backend, and
+# stock VMs that use it.
+
+start_backend() {
+    rm -f disk.sock
+    kvm --kernel /lab/vmlinuz --initramfs /lab/backend.initramfs --memory 256M --cmdline quiet \
+        --vhost-guest socket=disk.sock,queues=1,window=1G <>backend.in >>backend.log 2>&1 &
+    backend=$!
+    await backend "a backend is connected" $PATIENCE $backend
+}
+
+# start_frontend ROLES: a stock VM, whose disk comes back when its backend does. Its memory is in small pages: of one that was killed it may not
+# be free yet.
+start_frontend() {
+    qemu-system-x86_64 -M q35,sata=off,smbus=off,i8042=off,vmport=off -accel kvm -cpu host -m 256 -L /usr/share/qemu -L /usr/share/seabios \
+        -nodefaults -no-user-config -no-reboot -display none -serial stdio \
+        -object memory-backend-memfd,id=memory,size=256M,share=on -numa node,memdev=memory \
+        -chardev socket,id=disk,path=disk.sock,reconnect=1 \
+        -device vhost-user-blk-pci,chardev=disk,num-queues=1 \
+        -kernel /lab/vmlinuz -initrd /lab/frontend.initramfs \
+        -append "console=ttyS0 panic=-1 quiet pci=lastbus=0 roles=$1 count=$COUNT" \
+        <>frontend.in >>frontend.log 2>&1 &
+    frontend=$!
+}
+
+# order TEXT: says what is to happen in the backend's guest.
+order() {
+    echo "$1" >backend.in
+}
+
+# count_backend WHEN: what runs in the backend's guest, and how long its vCPU did.
+count_backend() {
+    order "count $1"
+    await backend "e2e: counted" $PATIENCE $backend
+    read -r stat <"/proc/$backend/stat"
+    # Behind the name: user and system time are the 12th and 13th.
+    set -- "$1" ${stat##*) }
+    say "count $1 guest.ticks $(($13 + $14))"
+}
+
+# expect SUM: what the frontend's guest finds.
+expect() {
+    heard sum
+    [ "$line" = "$1" ] || fail "the frontend's guest wrote '$1' and found '$line'"
+}
+
+# goes_on: the frontend's guest has done more, from now on.
+goes_on() {
+    while next_line frontend; do :; done
+    # The first one may have been on its way.
+    heard again
+    heard again
+    say "the same frontend goes on: round $line"
+}
+
+open_logs
+start_backend
+say "the backend is behind the relay"
+
+start_frontend fill
+heard sum
+written=$line
+end_frontend
+say "filled $written"
+
+# Steady state, and rest.
+start_frontend verify,measure
+expect "$written"
+heard ready
+count_backend before
+echo go >frontend.in
+heard over
+count_backend after
+say "measured"
+count_backend before
+read -r -t "$IDLE_SECONDS" _ <&9
+count_backend after
+say "rested"
+echo go >frontend.in
+end_frontend
+
+# Either side is killed, and starts again.
+start_frontend verify,forever
+expect "$written"
+heard running
+kill -9 $frontend
+wait $frontend
+say "the frontend was killed"
+start_frontend verify,forever
+expect "$written"
+heard running
+order restart
+await backend "the backend is gone" $PATIENCE $backend
+await backend "a backend is connected" $PATIENCE $backend
+say "the backend was killed and started again"
+goes_on
+
+echo go >frontend.in
+end_frontend
+
+# The disk is in the memory of the backend's guest, and lost with it. The frontend
+# has to find the next one.
+start_frontend verify,survive
+expect "$written"
+heard running
+order reboot
+await backend "Restarting system" $PATIENCE $backend
+# The VMM ends with its guest, or is slow to.
+kill $backend 2>/dev/null
+wait $backend
+start_backend
+say "the backend's guest was started again"
+goes_on
+echo go >frontend.in
+end_frontend
+
+order direct
+await backend "O_DIRECT" $PATIENCE $backend
+say "refused: ${line#*refused: }"
+order end
+await backend "the relay has ended" $PATIENCE $backend
