@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::epoll;
 use rustix::fs::{fcntl_add_seals, open, Mode, OFlags, SealFlags};
@@ -59,7 +60,10 @@ fn is_refused(siege: &mut Siege, code: u32, what: &str, attack: Attack<'_>) {
 fn kinds() -> Vec<(&'static str, OwnedFd)> {
     let path = |path: &str, flags| open(path, flags, Mode::empty()).unwrap();
     let (reader, writer) = rustix::pipe::pipe().unwrap();
-    let name = format!("vhost-guest-test-{}-bait.sock", std::process::id());
+    // Several tests do this at the same time.
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("vhost-guest-test-{}-bait-{number}.sock", std::process::id());
     let bait = std::env::temp_dir().join(name);
     let _ = std::fs::remove_file(&bait);
     let listener = UnixListener::bind(&bait).unwrap();

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -504,6 +505,15 @@ pub(crate) fn decode(bytes: &[u8]) -> FrontendRequest<()> {
 /// The other end of a vhost-user connection.
 pub(crate) struct Frontend {
     pub(crate) stream: UnixStream,
+}
+
+impl Drop for Frontend {
+    /// Hangs up at once. A close alone would not, while a child that another
+    /// test forks has not come to its `exec`, or while another test reads what
+    /// `/proc` tells about this descriptor.
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
 }
 
 impl Frontend {
