@@ -10,6 +10,7 @@
 
 mod chain;
 mod descriptor;
+mod fault;
 mod notify;
 mod packed;
 mod ring;
@@ -17,94 +18,22 @@ mod split;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use thiserror::Error;
 use vhost_guest_msg::{Permission, VirtioFeatures, VringAddr};
 
-use crate::inflight::{Record, Unsound};
+use crate::inflight::Record;
 use crate::iotlb::{Lost, Miss};
 use crate::log::DirtyLog;
 use crate::memory::Memory;
-use crate::window::{Window, WindowError, Word};
+use crate::window::{Window, Word};
 
 pub use chain::Chain;
+pub use fault::RingFault;
 pub use ring::Ring;
 
 use chain::Segment;
 pub(crate) use descriptor::{Descriptor, Request};
+use fault::Halt;
 pub(crate) use packed::{forward, is_available};
-
-/// How the frontend's guest broke a vring. The vring stays out of use until
-/// the frontend starts it again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum RingFault {
-    /// The available index is further ahead than the ring is long.
-    #[error("the available index {0} jumps")]
-    AvailableIndex(u16),
-    /// More descriptors are available than a packed ring has.
-    #[error("more descriptors are available than there are")]
-    TooManyAvailable,
-    /// A descriptor index is beyond its table.
-    #[error("there is no descriptor {0}")]
-    DescriptorIndex(u16),
-    /// A chain is longer than its table: a loop.
-    #[error("a descriptor chain loops")]
-    Loop,
-    /// An indirect descriptor inside an indirect table, with a next one, or
-    /// without the feature.
-    #[error("an indirect descriptor where none may be")]
-    Indirect,
-    /// An indirect table of impossible length.
-    #[error("an indirect table of {0} bytes")]
-    IndirectLen(u32),
-    /// A device-readable descriptor follows a device-writable one.
-    #[error("device-readable after device-writable descriptors")]
-    Direction,
-    /// An address outside the memory that the frontend shares.
-    #[error("there is no memory at {0:#x}")]
-    Address(u64),
-    /// The dirty log has no bit for an address that would be written.
-    #[error("the dirty log does not reach {0:#x}")]
-    Log(u64),
-    /// The record of requests in flight is none that a backend has written.
-    #[error("the record of requests in flight is unsound")]
-    Record,
-    /// More pieces of memory, or bytes, than a request may have.
-    #[error("a descriptor chain is too long")]
-    TooLong,
-    /// The ring itself left the memory.
-    #[error(transparent)]
-    Memory(#[from] WindowError),
-}
-
-impl From<Unsound> for RingFault {
-    fn from(_: Unsound) -> Self {
-        Self::Record
-    }
-}
-
-/// Why a request is not to be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Halt {
-    Fault(RingFault),
-    Miss(Miss),
-}
-
-impl Halt {
-    /// It needs `address`.
-    fn new(lost: Lost, address: u64) -> Self {
-        match lost {
-            Lost::Nowhere => Self::Fault(RingFault::Address(address)),
-            Lost::Miss(miss) => Self::Miss(miss),
-        }
-    }
-}
-
-impl<F: Into<RingFault>> From<F> for Halt {
-    fn from(fault: F) -> Self {
-        Self::Fault(fault.into())
-    }
-}
 
 /// Entries of a packed ring at most (virtio 1.2 §2.8.10.1).
 const MAX_PACKED: u16 = 1 << 15;
