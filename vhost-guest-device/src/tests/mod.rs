@@ -26,6 +26,7 @@ mod memory_map;
 mod messages;
 mod options;
 mod pause;
+mod peer;
 mod prior_art;
 mod qemu;
 mod random;

@@ -6,27 +6,18 @@
 //! thread: the test says when the device takes its turns, so that nothing
 //! depends on time.
 
-use std::fs::File;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
-use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
-use rustix::net::{
-    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
 use vhost_guest_msg::{Endian, FrontendRequest, ProtocolFeatures, VirtioFeatures};
 use vhost_guest_vmm_traits::test_utils::TestVmm;
 use vhost_guest_vmm_traits::AddressTranslator;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+pub(crate) use super::peer::{event, memory_file, Frontend};
 use crate::builder::{Builder, Services};
 use crate::device::Device;
 use crate::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
@@ -500,81 +491,4 @@ pub(crate) fn decode(bytes: &[u8]) -> FrontendRequest<()> {
     FrontendRequest::decode(frame, Endian::NATIVE, &limits, &context)
         .unwrap()
         .request
-}
-
-/// The other end of a vhost-user connection.
-pub(crate) struct Frontend {
-    pub(crate) stream: UnixStream,
-}
-
-impl Drop for Frontend {
-    /// Hangs up at once. A close alone would not, while a child that another
-    /// test forks has not come to its `exec`, or while another test reads what
-    /// `/proc` tells about this descriptor.
-    fn drop(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
-    }
-}
-
-impl Frontend {
-    /// Sends bytes with descriptors.
-    pub(crate) fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() {
-            assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
-        }
-        let sent = sendmsg(
-            &self.stream,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::NOSIGNAL,
-        );
-        assert_eq!(sent, Ok(bytes.len()));
-    }
-
-    /// Receives what is there.
-    pub(crate) fn receive(&mut self) -> Option<Vec<u8>> {
-        self.receive_with_fds().map(|(bytes, _)| bytes)
-    }
-
-    /// Receives what is there, with descriptors.
-    pub(crate) fn receive_with_fds(&mut self) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
-        let mut bytes = vec![0; 8192];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut iov = [IoSliceMut::new(&mut bytes)];
-        let read = recvmsg(&self.stream, &mut iov, &mut control, RecvFlags::DONTWAIT)
-            .ok()?
-            .bytes;
-        bytes.truncate(read);
-        let fds = control.drain().flat_map(|part| match part {
-            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-            _ => Vec::new(),
-        });
-        let fds = fds.collect();
-        Some((bytes, fds))
-    }
-
-    /// Whether the device closes its end, which it does in another thread.
-    pub(crate) fn is_disconnected(&mut self) -> bool {
-        let mut fds = [PollFd::new(&self.stream, PollFlags::empty())];
-        let patience = Timespec {
-            tv_sec: 10,
-            tv_nsec: 0,
-        };
-        poll(&mut fds, Some(&patience)).unwrap() > 0
-    }
-}
-
-/// An eventfd.
-pub(crate) fn event() -> OwnedFd {
-    eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap()
-}
-
-/// A memory file of `size` bytes.
-pub(crate) fn memory_file(size: u64) -> File {
-    let fd = memfd_create("frontend", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-    ftruncate(&fd, size).unwrap();
-    File::from(fd)
 }
