@@ -62,10 +62,11 @@ impl Running {
         self.wait(Duration::from_secs(10)).map(drop)
     }
 
-    /// SIGINT, as Ctrl-C would, and waits for its end.
-    pub fn interrupt(&mut self, limit: Duration) -> Result<ExitStatus> {
+    /// SIGTERM, and waits for its end. Not SIGINT: who was started in the
+    /// background of a script inherits that it is ignored.
+    pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         let pid = self.child.id().to_string();
-        run(Command::new("kill").args(["-INT", &pid]))?;
+        run(Command::new("kill").args(["-TERM", &pid]))?;
         self.wait(limit)
     }
 }
@@ -154,9 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn interrupts_like_a_terminal() {
+    fn terminates_what_would_go_on() {
         let mut running = Running::spawn("sleep", Command::new("sleep").arg("1000")).unwrap();
-        let status = running.interrupt(Duration::from_secs(60)).unwrap();
+        let status = running.terminate(Duration::from_secs(60)).unwrap();
         assert!(!status.success());
     }
 }

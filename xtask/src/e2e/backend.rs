@@ -154,9 +154,9 @@ impl Backend {
         std::fs::remove_file(&self.socket).path_context("cannot remove", &self.socket)
     }
 
-    /// Ends it as Ctrl-C would; the device's own must leave nothing behind.
+    /// Asks it to end; the device's own must leave nothing behind.
     pub fn stop(mut self) -> Result<()> {
-        let status = self.running.interrupt(STOP_LIMIT)?;
+        let status = self.running.terminate(STOP_LIMIT)?;
         if !status.success() {
             return Err(format!("{}: {status}", self.kind.name()).into());
         }
