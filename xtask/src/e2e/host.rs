@@ -83,12 +83,21 @@ impl Host {
         Ok((host, paths.map(Option::unwrap_or_default)))
     }
 
-    /// What modules for the guests' kernel are built with.
+    /// What modules for the guests' kernel are built with, besides the programs
+    /// for that.
     pub fn kernel_headers(&self) -> Result<PathBuf> {
-        let headers = self.modules_directory.join("build");
-        match headers.is_dir() {
+        let headers = headers(&self.modules_directory);
+        // If both are named, apt-get brings both to the same version.
+        let there = headers.is_dir();
+        let parts = [
+            ("linux-headers-cloud-amd64", there),
+            ("linux-image-cloud-amd64", there),
+            ("make", find("make").is_some()),
+            ("gcc", find("gcc").is_some()),
+        ];
+        match parts.iter().all(|(_, there)| *there) {
             true => Ok(headers),
-            false => Err(missing([("linux-headers-cloud-amd64", false)].into_iter()).into()),
+            false => Err(missing(parts.into_iter()).into()),
         }
     }
 
@@ -115,18 +124,31 @@ fn find_for_root(program: &str) -> Option<PathBuf> {
 
 /// Debian's cloud kernel of the highest version, and its modules.
 fn newest_kernel() -> Option<(PathBuf, PathBuf)> {
-    fs::read_dir("/boot")
+    newest_kernel_in(Path::new("/boot"), Path::new("/lib/modules"))
+}
+
+/// Prefers kernels that modules can be built for: another one may have been
+/// installed since, without its headers.
+fn newest_kernel_in(boot: &Path, modules: &Path) -> Option<(PathBuf, PathBuf)> {
+    fs::read_dir(boot)
         .ok()?
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let version = name.strip_prefix("vmlinuz-")?;
-            let modules = Path::new("/lib/modules").join(version);
-            (version.ends_with("-cloud-amd64") && modules.is_dir())
-                .then(|| (numbers(version), entry.path(), modules))
+            let modules = modules.join(version);
+            (version.ends_with("-cloud-amd64") && modules.is_dir()).then(|| {
+                let rank = (headers(&modules).is_dir(), numbers(version));
+                (rank, entry.path(), modules)
+            })
         })
         .max()
         .map(|(_, kernel, modules)| (kernel, modules))
+}
+
+/// Where the headers of a kernel with these modules are, if they are installed.
+fn headers(modules: &Path) -> PathBuf {
+    modules.join("build")
 }
 
 /// "6.1.0-56-cloud" as [6, 1, 0, 56], which sorts as people count.
@@ -185,6 +207,27 @@ mod tests {
     fn orders_versions_by_number() {
         assert!(numbers("6.1.0-9-cloud-amd64") < numbers("6.1.0-56-cloud-amd64"));
         assert!(numbers("6.1.0-56-cloud-amd64") < numbers("6.12.0-1-cloud-amd64"));
+    }
+
+    #[test]
+    fn prefers_a_kernel_that_modules_can_be_built_for() {
+        let scratch = std::env::temp_dir().join(format!("kernels-{}", std::process::id()));
+        let (boot, modules) = (scratch.join("boot"), scratch.join("modules"));
+        let newest = || newest_kernel_in(&boot, &modules).map(|(kernel, _)| kernel);
+        let kernel = |version: &str| boot.join(format!("vmlinuz-{version}-cloud-amd64"));
+        fs::create_dir_all(&boot).unwrap();
+        for version in ["6.1.0-9", "6.1.0-56", "6.1.0-57"] {
+            let modules = modules.join(format!("{version}-cloud-amd64"));
+            fs::create_dir_all(modules).unwrap();
+            fs::write(kernel(version), "").unwrap();
+        }
+        assert_eq!(newest(), Some(kernel("6.1.0-57")));
+        for version in ["6.1.0-9", "6.1.0-56"] {
+            let modules = modules.join(format!("{version}-cloud-amd64"));
+            fs::create_dir(headers(&modules)).unwrap();
+            assert_eq!(newest(), Some(kernel(version)));
+        }
+        fs::remove_dir_all(scratch).unwrap();
     }
 
     #[test]
