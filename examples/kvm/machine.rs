@@ -153,6 +153,11 @@ impl Machine {
         queues: u16,
         window: u64,
     ) -> Result<Function, Error> {
+        self.plug_built(Builder::new(listener).queues(queues), window)
+    }
+
+    /// As [`plug`](Self::plug), for a device of which more is to be said.
+    pub fn plug_built(&mut self, builder: Builder, window: u64) -> Result<Function, Error> {
         let slots = self.next_slot..self.next_slot + WINDOW_SLOTS;
         self.next_slot = slots.end;
         let services = Services {
@@ -164,10 +169,7 @@ impl Machine {
             notifier: None,
             thread_hook: None,
         };
-        let device = Builder::new(listener)
-            .queues(queues)
-            .window_size(window)
-            .build(services)?;
+        let device = builder.window_size(window).build(services)?;
         let function = Function::new(device);
         let mut pci = self.bus.pci();
         let device = pci.plug(Function::clone(&function));

@@ -18,10 +18,11 @@ Usage: kvm --kernel PATH [OPTIONS]
   --initramfs PATH   its initramfs
   --cmdline TEXT     kernel command line, behind what this VMM puts there
   --memory SIZE      RAM in bytes, or with K, M, G (default: 256M)
-  --vhost-guest socket=PATH[,queues=N][,window=SIZE]
+  --vhost-guest socket=PATH[,queues=N][,window=SIZE][,uuid=UUID]
                      a vhost-guest device: the socket that its frontends
                      connect to, its vrings (default: 16), the size of its
-                     window, a power of two (default: 1G); may be repeated
+                     window, a power of two (default: 1G), the UUID by which
+                     the guest knows it (default: nil); may be repeated
   --no-irqfd         a thread of the VMM raises the devices' interrupts
   --no-ioeventfd     doorbell stores of the guest go through the device
   --help             this text
@@ -49,6 +50,8 @@ pub struct Device {
     pub queues: u16,
     /// Size of the window in bytes.
     pub window: u64,
+    /// Tells the guest which device this is.
+    pub uuid: [u8; 16],
 }
 
 /// What the user asked for.
@@ -124,7 +127,7 @@ fn memory(text: &str) -> Result<u64, Usage> {
 
 fn device(text: &str) -> Result<Device, Usage> {
     let wrong = |part: &str| Usage(format!("--vhost-guest {text}: {part}"));
-    let (mut socket, mut queues, mut window) = (None, 16, 1 << 30);
+    let (mut socket, mut queues, mut window, mut uuid) = (None, 16, 1 << 30, [0; 16]);
     for part in text.split(',') {
         let Some((key, value)) = part.split_once('=') else {
             return Err(wrong("not a list of key=value"));
@@ -139,6 +142,7 @@ fn device(text: &str) -> Result<Device, Usage> {
                 let size = size_in_bytes(value).filter(|size| size.is_power_of_two());
                 window = size.ok_or_else(|| wrong("window is a power of two"))?;
             }
+            "uuid" => uuid = parse_uuid(value).ok_or_else(|| wrong("uuid is 32 digits"))?,
             _ => return Err(wrong(&format!("unknown key {key}"))),
         }
     }
@@ -146,7 +150,23 @@ fn device(text: &str) -> Result<Device, Usage> {
         socket: socket.ok_or_else(|| wrong("socket is missing"))?,
         queues,
         window,
+        uuid,
     })
+}
+
+/// 32 hexadecimal digits; hyphens are for people.
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: Option<Vec<u32>> = text
+        .chars()
+        .filter(|character| *character != '-')
+        .map(|character| character.to_digit(16))
+        .collect();
+    let digits = digits.filter(|digits| digits.len() == 32)?;
+    let mut uuid = [0; 16];
+    for (byte, pair) in uuid.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8);
+    }
+    Some(uuid)
 }
 
 fn size_in_bytes(text: &str) -> Option<u64> {
@@ -188,12 +208,13 @@ mod tests {
             "--vhost-guest",
             "socket=/run/a.sock,queues=4,window=8G",
             "--vhost-guest",
-            "socket=b.sock",
+            "socket=b.sock,uuid=00112233-4455-6677-8899-AABBccddeeff",
         ]);
-        let device = |socket: &str, queues, window| Device {
+        let device = |socket: &str, queues, window, uuid: u128| Device {
             socket: socket.into(),
             queues,
             window,
+            uuid: uuid.to_be_bytes(),
         };
         let expected = Options {
             help: false,
@@ -204,8 +225,8 @@ mod tests {
             irqfd: false,
             ioeventfd: false,
             devices: vec![
-                device("/run/a.sock", 4, 8 << 30),
-                device("b.sock", 16, 1 << 30),
+                device("/run/a.sock", 4, 8 << 30, 0),
+                device("b.sock", 16, 1 << 30, 0x00112233_44556677_8899aabb_ccddeeff),
             ],
         };
         assert_eq!(options, Ok(expected));
@@ -223,6 +244,8 @@ mod tests {
             &["--kernel", "k", "--vhost-guest", "socket=s,queues=0"],
             &["--kernel", "k", "--vhost-guest", "socket=s,queues=257"],
             &["--kernel", "k", "--vhost-guest", "socket=s,window=3G"],
+            &["--kernel", "k", "--vhost-guest", "socket=s,uuid=0"],
+            &["--kernel", "k", "--vhost-guest", "socket=s,uuid=+1-éé"],
             &["--kernel", "k", "--vhost-guest", "socket"],
             &["--kernel", "k", "disk.img"],
         ] {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use vhost_guest_device::Builder;
+
 use super::bus::Bus;
 use super::options::{Options, HELP};
 use super::{linux, Error, Machine};
@@ -55,7 +57,8 @@ fn run(options: &Options) -> Result<(), Error> {
     for device in &options.devices {
         let (listener, name) = socket::listen(&device.socket)?;
         names.push(name);
-        machine.plug(listener, device.queues, device.window)?;
+        let builder = Builder::new(listener).queues(device.queues);
+        machine.plug_built(builder.uuid(device.uuid), device.window)?;
     }
     boot(&machine, options)
 }
