@@ -18,10 +18,17 @@ use super::pci::{PciBus, CONFIG_ADDRESS, CONFIG_DATA};
 pub(super) const SERIAL: u16 = 0x3F8;
 /// Interrupt line of COM1.
 pub(super) const SERIAL_LINE: u32 = 4;
-/// Command port of a keyboard controller; this VMM has one only to be reset.
+/// Command and status port of a keyboard controller; this VMM has one only to
+/// be reset.
 pub(super) const KEYBOARD: u16 = 0x64;
 /// The keyboard controller's command that pulls the reset line.
 pub(super) const PULL_RESET: u8 = 0xFE;
+/// Status of a keyboard controller that takes a command.
+const READY: u8 = 0;
+/// Reset control register of chipsets, beside the PCI address register.
+const RESET_CONTROL: u16 = 0xCF9;
+/// Its bit that resets the processor.
+const RESET_PROCESSOR: u8 = 1 << 2;
 /// Sleep control and status registers, as the ACPI tables describe them.
 pub(super) const POWER: u16 = 0x600;
 /// `SLP_EN` of the sleep control register: whatever the type, it is power-off.
@@ -92,6 +99,9 @@ impl Bus {
                 data.copy_from_slice(&self.pci().address_register().to_le_bytes());
             }
             CONFIG_DATA..0xD00 => self.pci().read_data(port - CONFIG_DATA, data),
+            // Linux waits for it, ten times and 65536 exits each, before it
+            // resets the machine.
+            KEYBOARD => data.fill(READY),
             _ => {}
         }
     }
@@ -112,6 +122,7 @@ impl Bus {
             }
             (CONFIG_DATA..0xD00, data) => self.pci().write_data(port - CONFIG_DATA, data),
             (KEYBOARD, &[PULL_RESET]) => return Effect::End,
+            (RESET_CONTROL, &[value]) if value & RESET_PROCESSOR != 0 => return Effect::End,
             (POWER, &[value]) if value & SLEEP != 0 => return Effect::End,
             _ => {}
         }

@@ -7,6 +7,7 @@
 //! | guest physical address | what |
 //! |---|---|
 //! | 0 | RAM, up to 3 GiB of it |
+//! | 0xF_FFF0 | in RAM: where firmware is entered |
 //! | 0xC000_0000 | registers and doorbells of PCI devices |
 //! | 0xFEC0_0000 | I/O APIC |
 //! | 0xFEE0_0000 | local APIC |
@@ -24,17 +25,23 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VmFd};
 use vhost_guest_device::{Builder, Services};
 use vhost_guest_vmm_traits::InterruptManager;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::adapter::{Doorbells, Interrupts, Window};
-use super::bus::{Bus, SERIAL_LINE};
+use super::bus::{Bus, KEYBOARD, PULL_RESET, SERIAL_LINE};
 use super::vcpu::Vcpu;
 use super::{long_mode, userspace, Error, Function, Memory};
 
 /// Where RAM below 4 GiB ends at the latest, and BARs begin.
 pub const LOW_RAM_END: u64 = 0xC000_0000;
 const HIGH_RAM: u64 = 1 << 32;
+/// Where a guest jumps, in real mode, that leaves its reset to the firmware. A
+/// Linux without EFI does if ACPI's hardware is reduced, whatever ACPI says of
+/// a register for it.
+const FIRMWARE: u64 = 0xF_FFF0;
+/// `mov al, PULL_RESET; out KEYBOARD, al; hlt; jmp -3`.
+const RESET: [u8; 7] = [0xB0, PULL_RESET, 0xE6, KEYBOARD as u8, 0xF4, 0xEB, 0xFD];
 /// The I/O APIC.
 pub(super) const IO_APIC: u64 = 0xFEC0_0000;
 /// The local APIC.
@@ -82,6 +89,8 @@ impl Machine {
 
         let vm = Arc::new(vm);
         let memory = make_ram(&vm, size)?;
+        let outcome = memory.write_slice(&RESET, GuestAddress(FIRMWARE));
+        outcome.map_err(Error::memory("firmware"))?;
         let last = memory.last_addr().0;
         Ok(Self {
             interrupts: Arc::new(Interrupts::new(Arc::clone(&vm), lines(), LINES)),

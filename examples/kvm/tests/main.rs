@@ -22,6 +22,7 @@ mod rig;
 mod adapter;
 mod cycles;
 mod doorbells;
+mod endings;
 mod interrupts;
 mod latency;
 mod moves;

@@ -113,6 +113,18 @@ await() {
     done
 }
 
+# await_end NAME PROCESS: a VMM ends with its guest, by itself.
+await_end() {
+    clock
+    deadline=$((now + PATIENCE))
+    while alive "$2"; do
+        clock
+        [ "$now" -lt $deadline ] || fail "$1 does not end with its guest"
+        nap
+    done
+    wait "$2" || fail "$1 has ended with $?"
+}
+
 # await_socket PATH PROCESS
 await_socket() {
     clock

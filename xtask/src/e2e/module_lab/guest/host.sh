@@ -35,9 +35,7 @@ open_logs
 start_backend "test-driver seconds=$SECONDS_OF_RANDOM"
 await backend " tests" 600 $backend
 say "the driver passes ${line#*e2e: }"
-# Its guest has nothing left to do.
-kill $backend
-wait $backend
+await_end backend $backend
 
 start_backend
 await backend "backend: serving" 400 $backend

@@ -109,10 +109,7 @@ start_frontend verify,survive
 expect "$written"
 heard running
 order reboot
-await backend "Restarting system" $PATIENCE $backend
-# The VMM ends with its guest, or is slow to.
-kill $backend 2>/dev/null
-wait $backend
+await_end backend $backend
 start_backend
 say "the backend's guest was started again"
 goes_on
