@@ -41,6 +41,10 @@
 
 extern crate alloc;
 
+#[cfg(all(feature = "sysfs", target_os = "linux"))]
+mod access;
+#[cfg(all(feature = "sysfs", target_os = "linux"))]
+mod arena;
 mod backend;
 #[cfg(feature = "blk")]
 pub mod blk;
@@ -51,6 +55,8 @@ mod device;
 #[cfg(feature = "emulated")]
 pub mod emulated;
 mod error;
+#[cfg(all(feature = "module", target_os = "linux"))]
+mod eventfd;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]

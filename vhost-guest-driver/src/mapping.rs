@@ -49,8 +49,8 @@ pub unsafe fn window(base: NonNull<c_void>, len: usize) -> Option<Window> {
     unsafe { Window::from_raw(base.cast(), len as u64, Some(Arc::new(mapping))) }
 }
 
-/// The first `len` bytes of a file, shared with all who map it.
-pub fn map_shared(file: BorrowedFd<'_>, len: u64) -> io::Result<Window> {
+/// The `len` bytes of a file from `offset` on, shared with all who map them.
+pub fn map_shared(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<Window> {
     let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
     let len = usize::try_from(len).map_err(|_| too_large())?;
     // SAFETY: a mapping at an address of the kernel's choice replaces nothing.
@@ -61,7 +61,7 @@ pub fn map_shared(file: BorrowedFd<'_>, len: u64) -> io::Result<Window> {
             READ_WRITE,
             MapFlags::SHARED,
             file,
-            0,
+            offset,
         )
     }?;
     let base = NonNull::new(base).ok_or_else(too_large)?;

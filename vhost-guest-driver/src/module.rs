@@ -33,13 +33,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{eventfd, EventfdFlags, Timespec};
+use rustix::event::Timespec;
 use rustix::io::Errno;
 use thiserror::Error;
 use vhost_guest_msg::Endian;
 
 use crate::device::{Events, Inbound, Outbound, Status};
 use crate::error::Error;
+use crate::eventfd::{self, Waker};
 use crate::port::Port;
 use crate::transport::Wake;
 use crate::vectors::VectorSet;
@@ -106,10 +107,6 @@ fn kernel(call: &'static str) -> impl Fn(io::Error) -> Error {
     }
 }
 
-fn new_eventfd() -> io::Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-}
-
 impl Module {
     /// A port on an open device.
     pub fn new(node: Node) -> Result<Self, Error> {
@@ -122,7 +119,7 @@ impl Module {
             state: node.open_state()?,
             window: node.map()?,
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            woken: Arc::new(new_eventfd()?),
+            woken: Arc::new(eventfd::new()?),
             node,
             kicks: Vec::new(),
             doorbells: RefCell::default(),
@@ -156,7 +153,7 @@ impl Module {
     }
 
     fn connect_kick(&mut self, vring: u16) -> io::Result<()> {
-        let kick = new_eventfd()?;
+        let kick = eventfd::new()?;
         let edge = EventFlags::IN | EventFlags::ET;
         epoll::add(&self.epoll, &kick, EventData::new_u64(vring.into()), edge)?;
         self.node
@@ -172,7 +169,7 @@ impl Module {
         let index = match known {
             Some(index) => index,
             None => {
-                let Ok(eventfd) = new_eventfd() else { return };
+                let Ok(eventfd) = eventfd::new() else { return };
                 if self.node.connect(what, Some(eventfd.as_fd())).is_err() {
                     // The device is gone, or needs a reset; the next wait tells.
                     return;
@@ -212,15 +209,6 @@ impl Module {
 
 fn needs_reset(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::IO.raw_os_error())
-}
-
-struct Waker(Arc<OwnedFd>);
-
-impl Wake for Waker {
-    fn wake(&self) {
-        // Should it be full, it has been told already.
-        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
-    }
 }
 
 /// `None` where the call would have to block; or the device needs a reset, of
@@ -318,10 +306,7 @@ impl Port for Module {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> Events {
-        let timeout = timeout.map(|timeout| Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        });
+        let timeout = timeout.map(eventfd::timespec);
         // A signal is as good an end as a wake.
         self.wait_for(timeout)
             .unwrap_or_else(|_| Events::new(false, false, VectorSet::new()))

@@ -39,6 +39,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::access;
+use crate::arena::Arena;
 use crate::transport::{DmaMemory, InterruptMode, MsiMessage, Transport, Wake};
 use crate::vectors::VectorSet;
 use crate::window::Window;
@@ -47,8 +49,6 @@ pub use find::Address;
 
 /// All PCI functions of the machine.
 const DEVICES: &str = "/sys/bus/pci/devices";
-/// What DMA memory is handed out in.
-const PAGE: u64 = 4096;
 
 /// Why a function cannot be driven through sysfs.
 #[derive(Debug, Error)]
@@ -143,8 +143,7 @@ pub const COUNTED_INTERRUPT: MsiMessage = MsiMessage {
 pub struct Sysfs {
     config: File,
     bars: [Option<Window>; 6],
-    dma: DmaMemory,
-    dma_used: AtomicU64,
+    arena: Arena,
     options: Options,
     woken: Arc<AtomicBool>,
     /// Nanoseconds of the last sleep, if there was no work since.
@@ -178,8 +177,7 @@ impl Sysfs {
         Ok(Self {
             config: config.map_err(|error| SysfsError::io(&path, error))?,
             bars,
-            dma,
-            dma_used: AtomicU64::new(0),
+            arena: Arena::new(dma),
             options,
             woken: Arc::default(),
             slept: AtomicU64::new(0),
@@ -237,41 +235,17 @@ impl Transport for Sysfs {
     }
 
     fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        fn load<W: crate::Word, const N: usize>(
-            window: Option<&Window>,
-            offset: u64,
-            data: &mut [u8],
-            bytes: impl Fn(W) -> [u8; N],
-        ) {
-            match window.and_then(|window| window.load_le::<W>(offset).ok()) {
-                Some(value) => data.copy_from_slice(&bytes(value)),
-                None => data.fill(0xff),
-            }
-        }
         let window = self.bar(bar);
-        match data.len() {
-            1 => load(window, offset, data, u8::to_le_bytes),
-            2 => load(window, offset, data, u16::to_le_bytes),
-            4 => load(window, offset, data, u32::to_le_bytes),
-            8 => load(window, offset, data, u64::to_le_bytes),
-            _ => data.fill(0xff),
+        if !window.is_some_and(|window| access::load(window, offset, data)) {
+            data.fill(0xff);
         }
     }
 
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        let Some(window) = self.bar(bar) else {
-            return;
-        };
         // As on a bus, a store that nobody takes is lost.
-        let _ = match *data {
-            [a] => window.store_le(offset, a),
-            [a, b] => window.store_le(offset, u16::from_le_bytes([a, b])),
-            [a, b, c, d] => window.store_le(offset, u32::from_le_bytes([a, b, c, d])),
-            [a, b, c, d, e, f, g, h] => {
-                window.store_le(offset, u64::from_le_bytes([a, b, c, d, e, f, g, h]))
-            }
-            _ => Ok(()),
-        };
+        if let Some(window) = self.bar(bar) {
+            access::store(window, offset, data);
+        }
     }
 
     fn window(&self, bar: u8, offset: u64, len: u64) -> Option<Window> {
@@ -279,19 +253,7 @@ impl Transport for Sysfs {
     }
 
     fn allocate_dma(&self, len: usize) -> Option<DmaMemory> {
-        let len = u64::try_from(len).ok()?.checked_next_multiple_of(PAGE)?;
-        let end = |used: u64| {
-            let end = used.checked_add(len)?;
-            (end <= self.dma.memory.len()).then_some(end)
-        };
-        let offset = self
-            .dma_used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, end)
-            .ok()?;
-        Some(DmaMemory {
-            memory: self.dma.memory.slice(offset, len).ok()?,
-            address: self.dma.address.checked_add(offset)?,
-        })
+        self.arena.allocate(len)
     }
 
     fn interrupts(&self, wanted: u16) -> InterruptMode {

@@ -212,7 +212,7 @@ impl Node {
     /// Maps the whole window for this process. As long as it is mapped, the
     /// device stays open.
     pub fn map(&self) -> io::Result<Window> {
-        map_shared(self.as_fd(), self.info.window_size)
+        map_shared(self.as_fd(), 0, self.info.window_size)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::window::Window;
 pub fn map_bar(path: &Path, len: u64) -> Result<Window, SysfsError> {
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(|error| SysfsError::io(path, error))?;
-    mapping::map_shared(file.as_fd(), len).map_err(|error| SysfsError::io(path, error))
+    mapping::map_shared(file.as_fd(), 0, len).map_err(|error| SysfsError::io(path, error))
 }
 
 /// One huge page of x86-64: contiguous, and the kernel does not move it.
