@@ -206,6 +206,10 @@ impl<T: Transport> Device<T> {
         if features & F_VERSION_1 == 0 {
             return Err(Error::FeaturesRefused(features));
         }
+        // Without the feature, addresses are physical (virtio 1.2 §6.1).
+        if self.transport.is_behind_iommu() && features & F_ACCESS_PLATFORM == 0 {
+            return Err(Error::PastIommu);
+        }
         common.set_driver_features(features);
         *status |= common::FEATURES_OK;
         common.set_status(*status);

@@ -45,6 +45,11 @@ pub enum Error {
     /// FEATURES_OK set.
     #[error("the device does not accept the features {0:#x}")]
     FeaturesRefused(u64),
+    /// There is an IOMMU in front of the device, which does not offer
+    /// VIRTIO_F_ACCESS_PLATFORM: it would use the driver's addresses as physical
+    /// ones, which are those of other memory.
+    #[error("the device goes past its IOMMU (no VIRTIO_F_ACCESS_PLATFORM)")]
+    PastIommu,
     /// A device configuration field has an impossible value.
     #[error("impossible device configuration: {field} = {value}")]
     BadConfiguration {

@@ -58,6 +58,7 @@ pub(crate) struct State {
     pub reset_hangs: bool,
     pub backend_up_sticks: bool,
     pub mode: Option<InterruptMode>,
+    pub behind_iommu: bool,
     pub waits: u32,
 }
 
@@ -157,6 +158,7 @@ impl Fake {
             reset_hangs: false,
             backend_up_sticks: true,
             mode: None,
+            behind_iommu: false,
             waits: 0,
         };
         Arc::new(Self {
@@ -408,6 +410,10 @@ impl Transport for FakeTransport {
         let address = RAM_ADDRESS + state.dma_used;
         state.dma_used += len as u64;
         Some(DmaMemory { memory, address })
+    }
+
+    fn is_behind_iommu(&self) -> bool {
+        self.0.state().behind_iommu
     }
 
     fn interrupts(&self, wanted: u16) -> InterruptMode {

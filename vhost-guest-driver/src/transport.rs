@@ -102,6 +102,14 @@ pub trait Transport {
     /// nor for each frontend.
     fn allocate_dma(&self, len: usize) -> Option<DmaMemory>;
 
+    /// Whether there is an IOMMU in front of the function, so that addresses of
+    /// [DMA memory](Self::allocate_dma) are the IOMMU's.
+    ///
+    /// The driver then refuses a device that goes past the IOMMU.
+    fn is_behind_iommu(&self) -> bool {
+        false
+    }
+
     /// Prepares up to `wanted` MSI-X vectors.
     fn interrupts(&self, wanted: u16) -> InterruptMode;
 

@@ -51,6 +51,20 @@ fn needs_version_1_and_features_ok() {
 }
 
 #[test]
+fn refuses_a_device_that_goes_past_the_iommu() {
+    let fake = Fake::new(1);
+    fake.state().behind_iommu = true;
+    let error = Device::open(FakeTransport(fake.clone())).err();
+    assert_eq!(error, Some(Error::PastIommu));
+    // It never learns of addresses.
+    assert_eq!(fake.state().accepted, 0);
+    assert_eq!(fake.state().queues[0].addresses, [0; 3]);
+    fake.state().offered |= F_ACCESS_PLATFORM;
+    let _device = Device::open(FakeTransport(fake.clone())).unwrap();
+    assert_ne!(fake.state().accepted & F_ACCESS_PLATFORM, 0);
+}
+
+#[test]
 fn accepts_access_platform_and_big_endian_messages() {
     let fake = Fake::new(1);
     fake.state().offered |= F_ACCESS_PLATFORM | F_BIG_ENDIAN;
