@@ -23,6 +23,7 @@ use vfio_bindings::bindings::vfio::{
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, ServerBackend, ServerRegion};
 use vhost_guest_device::{BarKind, BarMove, Builder, MemoryPolicy, Services, VhostGuest};
+use vhost_guest_vmm_traits::{Access as DmaAccess, AddressTranslator, Translation};
 use vm_memory::{
     FileOffset, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
     GuestMemoryRegion,
@@ -36,6 +37,21 @@ type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 /// Bytes of configuration space of a conventional PCI function.
 const CONFIG_SIZE: u64 = 256;
+
+/// Addresses as the function uses them are those that the client shared the
+/// memory at: with an IOMMU, it has translated them already. So the device may
+/// offer `VIRTIO_F_ACCESS_PLATFORM`, without which a driver must not take it for
+/// one that an IOMMU is in front of.
+struct Translated;
+
+impl AddressTranslator for Translated {
+    fn translate(&self, iova: u64, length: u64, _: DmaAccess) -> io::Result<Translation> {
+        Ok(Translation {
+            guest_address: iova,
+            length,
+        })
+    }
+}
 
 /// A vhost-guest device behind a vfio-user socket.
 pub struct Function {
@@ -58,7 +74,7 @@ impl Function {
             doorbells: None,
             window: window.clone(),
             memory: memory.clone(),
-            translator: None,
+            translator: Some(Arc::new(Translated)),
             notifier: None,
             thread_hook: None,
         };

@@ -305,6 +305,18 @@ fn function() -> Function {
     Function::new(listener, QUEUES, WINDOW_SIZE).unwrap()
 }
 
+/// Whoever drives the device from behind an IOMMU insists on it.
+#[test]
+fn offers_addresses_that_an_iommu_translates() {
+    let mut function = function();
+    function.region_write(CONFIG, 4, &[6, 0]).unwrap();
+    // device_feature_select, and the upper half of device_feature.
+    function.region_write(0, 0, &1u32.to_le_bytes()).unwrap();
+    let mut features = [0; 4];
+    function.region_read(0, 4, &mut features).unwrap();
+    assert_eq!(u32::from_le_bytes(features) & 3, 3);
+}
+
 #[test]
 fn follows_the_memory_of_the_guest() {
     let mut function = function();
