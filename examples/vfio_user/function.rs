@@ -25,8 +25,8 @@ use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, ServerBackend, ServerRegion
 use vhost_guest_device::{BarKind, BarMove, Builder, MemoryPolicy, Services, VhostGuest};
 use vhost_guest_vmm_traits::{Access as DmaAccess, AddressTranslator, Translation};
 use vm_memory::{
-    FileOffset, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
-    GuestMemoryRegion,
+    FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend,
+    GuestMemoryMmap, GuestMemoryRegion,
 };
 
 use super::adapter::{map, Access, Triggers, Window};
@@ -252,11 +252,14 @@ impl ServerBackend for Function {
 
     fn dma_unmap(&mut self, flags: DmaUnmapFlags, address: u64, size: u64) -> io::Result<()> {
         let all = flags.contains(DmaUnmapFlags::UNMAP_ALL);
-        let end = address.checked_add(size).ok_or_else(bad_input)?;
+        // The end of the range may be the end of all addresses.
+        let last = address.checked_add(size.saturating_sub(1));
+        let last = last.ok_or_else(bad_input)?;
         let mut memory = GuestMemoryMmap::clone(&self.memory.memory());
         for region in self.memory.memory().iter() {
             let (start, length) = (region.start_addr(), region.len());
-            if all || start.0 >= address && start.0 + length <= end {
+            let inside = start >= GuestAddress(address) && region.last_addr().0 <= last;
+            if all || size != 0 && inside {
                 let removed = memory.remove_region(start, length);
                 (memory, _) = removed.map_err(io::Error::other)?;
             }

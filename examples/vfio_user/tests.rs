@@ -353,6 +353,13 @@ fn follows_the_memory_of_the_guest() {
     function.dma_unmap(one, 4096, MIB).unwrap();
     assert_eq!(function.memory_regions(), 1);
     function.dma_map(both, 0, 2 * MIB, MIB, file()).unwrap();
+    function.dma_unmap(one, 2 * MIB, 0).unwrap();
+    assert_eq!(function.memory_regions(), 2);
+    // Up to the end of all addresses, as a client with an IOMMU does; but not
+    // beyond.
+    assert!(function.dma_unmap(one, MIB, u64::MAX).is_err());
+    function.dma_unmap(one, MIB, u64::MAX - MIB + 1).unwrap();
+    assert_eq!(function.memory_regions(), 1);
     function.dma_unmap(DmaUnmapFlags::UNMAP_ALL, 0, 0).unwrap();
     assert_eq!(function.memory_regions(), 0);
 }
