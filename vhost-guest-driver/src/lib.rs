@@ -11,7 +11,8 @@
 //! interrupts, calls are stores to a doorbell BAR.
 //!
 //! 1. A [`Transport`] reaches the PCI function:
-//!    [`Sysfs`](crate::sysfs::Sysfs) in a Linux guest,
+//!    [`Vfio`](crate::vfio::Vfio) in a Linux guest with an IOMMU,
+//!    [`Sysfs`](crate::sysfs::Sysfs) in one without,
 //!    [`Emulated`](crate::emulated::Emulated), or one of your own.
 //! 2. [`Device::open`] finds and initialises the device.
 //!    Or a kernel driver does both: [`Module`](crate::module::Module) is the
@@ -55,7 +56,7 @@ mod device;
 #[cfg(feature = "emulated")]
 pub mod emulated;
 mod error;
-#[cfg(all(feature = "module", target_os = "linux"))]
+#[cfg(all(any(feature = "module", feature = "vfio"), target_os = "linux"))]
 mod eventfd;
 #[cfg(test)]
 mod fake;
@@ -79,6 +80,8 @@ mod server;
 pub mod sysfs;
 mod transport;
 mod vectors;
+#[cfg(all(feature = "vfio", target_os = "linux"))]
+pub mod vfio;
 mod vring;
 mod window;
 

@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+#[cfg(feature = "vfio")]
+use rustix::mm::mmap_anonymous;
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 
 use crate::window::Window;
@@ -64,6 +66,18 @@ pub fn map_shared(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<Win
             offset,
         )
     }?;
+    let base = NonNull::new(base).ok_or_else(too_large)?;
+    // SAFETY: the range was just mapped, and nobody else knows it.
+    unsafe { window(base, len) }.ok_or_else(too_large)
+}
+
+/// Zeroed memory of this program's own, shared with those that it forks.
+#[cfg(feature = "vfio")]
+pub fn anonymous(len: u64) -> io::Result<Window> {
+    let too_large = || io::Error::from(io::ErrorKind::OutOfMemory);
+    let len = usize::try_from(len).map_err(|_| too_large())?;
+    // SAFETY: as in `map_shared`.
+    let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, READ_WRITE, MapFlags::SHARED) }?;
     let base = NonNull::new(base).ok_or_else(too_large)?;
     // SAFETY: the range was just mapped, and nobody else knows it.
     unsafe { window(base, len) }.ok_or_else(too_large)

@@ -48,7 +48,7 @@ use crate::window::Window;
 pub use find::Address;
 
 /// All PCI functions of the machine.
-const DEVICES: &str = "/sys/bus/pci/devices";
+pub(crate) const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// Why a function cannot be driven through sysfs.
 #[derive(Debug, Error)]
@@ -293,4 +293,4 @@ impl Transport for Sysfs {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -62,8 +62,9 @@ pub trait Wake: Send + Sync {
 /// Access to one PCI function, its interrupts, and memory that it can reach.
 ///
 /// Implementations: [`emulated::Emulated`](crate::emulated::Emulated) on a
-/// bus that another part of the same program emulates; VFIO or bare metal
-/// outside this crate.
+/// bus that another part of the same program emulates,
+/// [`sysfs::Sysfs`](crate::sysfs::Sysfs) and [`vfio::Vfio`](crate::vfio::Vfio)
+/// on Linux; bare metal outside this crate.
 ///
 /// Accesses to registers do not fail: as on a PCI bus, a read that nobody
 /// answers gives all ones, and a write that nobody takes is lost. The driver

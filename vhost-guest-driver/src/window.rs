@@ -157,6 +157,12 @@ impl Window {
         self.len == 0
     }
 
+    /// Where the memory begins: for who tells the kernel of it.
+    #[cfg(all(feature = "vfio", target_os = "linux"))]
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
     /// The part of `len` bytes at `offset`, a multiple of 8.
     pub fn slice(&self, offset: u64, len: u64) -> Result<Self, WindowError> {
         let base = self.pointer(offset, len, 8)?;
