@@ -19,6 +19,7 @@ use thiserror::Error;
 use vhost_guest_driver::blk::Blk;
 use vhost_guest_driver::module::{Module, ModuleError, Node};
 use vhost_guest_driver::sysfs::{self, Sysfs, COUNTED_INTERRUPT};
+use vhost_guest_driver::vfio::{Vfio, VfioError};
 use vhost_guest_driver::{Device, Port, Server, Statistics, Turn, Wake};
 
 use crate::loopback::signals;
@@ -31,6 +32,8 @@ enum Failure {
     Usage(String),
     #[error(transparent)]
     Sysfs(#[from] sysfs::SysfsError),
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
     #[error(transparent)]
     Module(#[from] ModuleError),
     #[error(transparent)]
@@ -96,6 +99,10 @@ fn run(options: Options) -> Result<(), Failure> {
         return serve(server, &wishes, &path.display().to_string());
     }
     let address = options.device.map_or_else(Sysfs::find, Ok)?;
+    if options.vfio {
+        let device = Device::open(Vfio::open(address)?)?;
+        return serve(Server::new(device, disk)?, &wishes, &address.to_string());
+    }
     let how = sysfs::Options {
         idle: options.idle,
         interrupts: options.count_interrupts.then_some(COUNTED_INTERRUPT),
@@ -160,10 +167,12 @@ fn describe(statistics: &Statistics) -> String {
 }
 
 /// How often the device interrupted, on all CPUs together: with the interrupt
-/// that Linux only counts, or with those of the kernel driver.
+/// that Linux only counts, or with those of the kernel driver or of VFIO.
 fn counted_interrupts(table: &str) -> u64 {
     let lines = table.lines().map(str::trim_start);
-    let lines = lines.filter(|line| line.starts_with("PIN:") || line.contains(" vhost-guest["));
+    let names = [" vhost-guest[", " vfio-msix["];
+    let ours = |line: &&str| names.iter().any(|name| line.contains(name));
+    let lines = lines.filter(|line| line.starts_with("PIN:") || ours(line));
     let counts = lines.flat_map(|line| {
         let counts = line.split_whitespace().skip(1);
         counts.map_while(|count| count.parse::<u64>().ok())
@@ -189,6 +198,8 @@ mod tests {
         let table = "  25:  3  4  PCI-MSIX-0000:00:02.0 0-edge  vhost-guest[0000:00:02.0]-0\n  \
                      26:  1  0  PCI-MSIX-0000:00:02.0 2-edge  vhost-guest[0000:00:02.0]-2\n";
         assert_eq!(counted_interrupts(table), 8);
+        let table = "  26:  5  0  IR-PCI-MSIX-0000:00:03.0 0-edge  vfio-msix[0](0000:00:03.0)\n";
+        assert_eq!(counted_interrupts(table), 5);
         assert_eq!(counted_interrupts("PIN:"), 0);
         assert_eq!(counted_interrupts(""), 0);
     }

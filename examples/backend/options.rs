@@ -15,12 +15,16 @@ use super::Failure;
 /// Text of `--help`.
 pub const HELP: &str = "\
 A disk that this Linux guest serves to another virtual machine, through its
-vhost-guest device, reached through sysfs or with the kernel driver.
+vhost-guest device, reached through sysfs, through VFIO, or with the kernel driver.
 
-Without the driver, it needs root, a huge page (echo 1 >/proc/sys/vm/nr_hugepages),
+Through sysfs, it needs root, a huge page (echo 1 >/proc/sys/vm/nr_hugepages),
 and a device that no kernel driver is bound to. It polls. End it with SIGINT or
 SIGTERM, so that it resets the device: after SIGKILL the device could still write
 into memory that is no longer its own.
+
+Through VFIO, there must be an IOMMU in front of the device, vfio-pci must have
+it, and the program needs the right to open /dev/vfio/GROUP. It sleeps when it has
+nothing to do, and however it ends, the device is reset.
 
 With the driver (linux/ in the sources), it needs the right to open
 /dev/vhost-guest/ADDRESS, and sleeps when it has nothing to do.
@@ -34,12 +38,13 @@ Usage: backend --disk PATH [OPTIONS]
   --queues N            request queues, 1 to 64 (default: 1)
   --device ADDRESS      PCI function (0000:00:05.0), or auto (default): the
                         only vhost-guest device
+  --vfio                use VFIO
   --module              use the kernel driver vhost_guest
   --idle MICROSECONDS   how long it sleeps between two looks when there was
                         nothing to do for a while (default: 50); with 0 it
-                        does not sleep. Not with --module
+                        does not sleep. Only through sysfs
   --count-interrupts    let the device interrupt, with the vector that Linux
-                        counts as PIN in /proc/interrupts. Not with --module
+                        counts as PIN in /proc/interrupts. Only through sysfs
   --help                this text
 
 Exit code: 0 after a signal, 1 after a failure, 2 if the command line is wrong.
@@ -58,6 +63,8 @@ pub struct Options {
     pub queues: u16,
     /// The function, unless it is the only one.
     pub device: Option<Address>,
+    /// Through VFIO.
+    pub vfio: bool,
     /// Through the kernel driver.
     pub module: bool,
     /// Sleep between two looks.
@@ -75,6 +82,7 @@ impl Options {
             read_only: false,
             queues: 1,
             device: None,
+            vfio: false,
             module: false,
             idle: sysfs_idle(),
             count_interrupts: false,
@@ -89,6 +97,7 @@ impl Options {
                 "--help" | "-h" => options.help = true,
                 "--disk" => options.disk = value()?.into(),
                 "--module" => options.module = true,
+                "--vfio" => options.vfio = true,
                 "--read-only" => options.read_only = true,
                 "--count-interrupts" => options.count_interrupts = true,
                 "--queues" => options.queues = number(&name, value()?, 1, 64)? as u16,
@@ -108,6 +117,9 @@ impl Options {
         }
         if options.disk.as_os_str().is_empty() && !options.help {
             return Err(Failure::Usage("which --disk?".into()));
+        }
+        if options.vfio && options.module {
+            return Err(Failure::Usage("--vfio or --module, not both".into()));
         }
         Ok(options)
     }
@@ -147,6 +159,8 @@ mod tests {
         assert_eq!(options.device, "0000:00:05.0".parse().ok());
         assert_eq!(parse("--disk d --device auto").unwrap().device, None);
         assert!(parse("--disk d --module").unwrap().module && !options.module);
+        let vfio = parse("--disk d --vfio --device 00:05.0").unwrap();
+        assert!(vfio.vfio && !vfio.module && !options.vfio);
         assert!(parse("--help").unwrap().help);
     }
 
@@ -160,6 +174,7 @@ mod tests {
             "--disk d --queues 65",
             "--disk d --idle 1000001",
             "--disk d --idle -1",
+            "--disk d --vfio --module",
         ] {
             assert!(matches!(parse(line), Err(Failure::Usage(_))), "{line}");
         }
