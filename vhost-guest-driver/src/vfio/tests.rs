@@ -386,3 +386,111 @@ fn resets_a_function_that_can_be_reset() {
     let outcome = Fake::with(|state| state.device_flags = 4);
     assert!(matches!(outcome, Err(VfioError::NotPci)));
 }
+
+/// A kernel that says anything, mostly small numbers.
+struct Noise {
+    state: std::cell::Cell<u64>,
+    file: std::fs::File,
+}
+
+impl Noise {
+    fn next(&self) -> u64 {
+        // xorshift64
+        let mut x = self.state.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.state.set(x);
+        x
+    }
+
+    fn word(&self) -> u32 {
+        match self.next() % 8 {
+            0 => self.next() as u32,
+            1 => 0x1000 << (self.next() % 20),
+            2 => u32::MAX - (self.next() % 16) as u32,
+            3 => 0,
+            _ => (self.next() % 64) as u32,
+        }
+    }
+
+    fn answer(&self, argument: &mut abi::Argument) -> io::Result<()> {
+        if self.next().is_multiple_of(64) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        for at in (4..200).step_by(4) {
+            argument.answer(at, &self.word().to_ne_bytes());
+        }
+        // Now and then what is good enough to come further.
+        if !self.next().is_multiple_of(16) {
+            let flags = [3u32, 7, 7, 7, 7, 7, 7, 15][self.next() as usize % 8];
+            argument.answer(4, &flags.to_ne_bytes());
+            argument.answer(8, &9u32.to_ne_bytes());
+            let offset = (self.next() % 1024) << 12;
+            argument.answer(16, &0x1000u64.to_ne_bytes());
+            argument.answer(24, &offset.to_ne_bytes());
+        }
+        Ok(())
+    }
+}
+
+impl Calls for Noise {
+    fn device(&self, _: Request, argument: &mut abi::Argument) -> io::Result<()> {
+        self.answer(argument)
+    }
+
+    fn iommu(&self, _: Request, argument: &mut abi::Argument) -> io::Result<()> {
+        self.answer(argument)?;
+        for (at, word) in [(4, 3u32), (8, 0x1000), (12, 0), (16, 24), (24, 1), (32, 2)] {
+            if !self.next().is_multiple_of(16) {
+                argument.answer(at, &word.to_ne_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn map_dma(&self, memory: &Window, address: u64) -> io::Result<()> {
+        assert!(address != 0 && address.checked_add(memory.len()).is_some());
+        Ok(())
+    }
+
+    fn set_vectors(&self, eventfds: &[std::os::fd::OwnedFd]) -> io::Result<u32> {
+        assert!(eventfds.len() <= usize::from(MAX_VECTORS));
+        Ok(self.word() % 2)
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn file(&self) -> &std::fs::File {
+        &self.file
+    }
+}
+
+#[test]
+fn survives_whatever_the_kernel_says() {
+    let (mut opened, mut refused) = (0, 0);
+    for seed in 1..4000u64 {
+        let file = rustix::fs::memfd_create("vfio", rustix::fs::MemfdFlags::CLOEXEC);
+        let file = std::fs::File::from(file.unwrap());
+        // Whatever ends is inside of it.
+        file.set_len(i64::MAX as u64).unwrap();
+        let calls = Noise {
+            state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).into(),
+            file,
+        };
+        match Vfio::new(Box::new(calls)) {
+            Ok(vfio) => {
+                opened += 1;
+                for bar in 0..6 {
+                    let len = vfio.bar_len(bar);
+                    vfio.bar_read(bar, len.wrapping_sub(4), &mut [0; 4]);
+                }
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    // Both ways were taken.
+    assert!(opened > 100 && refused > 100, "{opened} {refused}");
+}
