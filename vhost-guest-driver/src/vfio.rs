@@ -11,11 +11,13 @@
 //! half a megabyte of memory that may be locked (`ulimit -l`). When it ends, in
 //! whatever way, the kernel resets the function.
 //!
-//! The function must belong to vfio-pci (as root, for 0000:00:05.0):
+//! The function must belong to vfio-pci. As root, for 0000:00:05.0, which the
+//! driver of virtio devices may have taken:
 //!
 //! ```sh
 //! modprobe vfio-pci
 //! echo vfio-pci >/sys/bus/pci/devices/0000:00:05.0/driver_override
+//! echo 0000:00:05.0 >/sys/bus/pci/devices/0000:00:05.0/driver/unbind
 //! echo 0000:00:05.0 >/sys/bus/pci/drivers_probe
 //! ```
 //!
@@ -104,7 +106,7 @@ pub enum VfioError {
     )]
     Unbound(Address),
     /// A driver has the function that is none of VFIO's.
-    #[error("the device belongs to the kernel driver {0}, not to vfio-pci")]
+    #[error("the device belongs to the kernel driver {0}, not to vfio-pci; unbind it")]
     Bound(String),
     /// The function is in no group of an IOMMU's.
     #[error("there is no IOMMU in front of the device")]
