@@ -31,7 +31,8 @@ static int vg_nothing(const struct vg_file *file)
 	return test_bit(VG_NEEDS_RESET, &file->vg->flags) ? -EIO : -EAGAIN;
 }
 
-static int vg_receive(const struct vg_file *file, void *data, size_t len)
+/* Takes a message from the device (@in), or gives it one. */
+static int vg_move(const struct vg_file *file, bool in, void *data, size_t len)
 {
 	struct vg_channel *channel = &file->vg->channels[file->channel];
 	int ret;
@@ -40,26 +41,8 @@ static int vg_receive(const struct vg_file *file, void *data, size_t len)
 		return -ERESTARTSYS;
 	ret = vg_channel_check(file);
 	if (!ret) {
-		ret = vg_queue_receive(&channel->in, data, len);
-		if (ret == -EIO)
-			vg_break(file->vg);
-		else if (ret == -EAGAIN)
-			ret = vg_nothing(file);
-	}
-	mutex_unlock(&channel->lock);
-	return ret;
-}
-
-static int vg_send(const struct vg_file *file, const void *data, size_t len)
-{
-	struct vg_channel *channel = &file->vg->channels[file->channel];
-	int ret;
-
-	if (mutex_lock_interruptible(&channel->lock))
-		return -ERESTARTSYS;
-	ret = vg_channel_check(file);
-	if (!ret) {
-		ret = vg_queue_send(&channel->out, data, len);
+		ret = in ? vg_queue_receive(&channel->in, data, len) :
+			   vg_queue_send(&channel->out, data, len);
 		if (ret == -EIO)
 			vg_break(file->vg);
 		else if (ret == -EAGAIN)
@@ -103,6 +86,22 @@ static int vg_sleep(struct file *file, wait_queue_entry_t *wait)
 	return 0;
 }
 
+/* The same, when there is a message, or room for it. */
+static int vg_move_or_wait(struct file *file, bool in, void *data, size_t len)
+{
+	const struct vg_file *opener = file->private_data;
+	struct vg_channel *channel = &opener->vg->channels[opener->channel];
+	DEFINE_WAIT_FUNC(wait, woken_wake_function);
+	int ret;
+
+	add_wait_queue(&channel->wait, &wait);
+	do {
+		ret = vg_move(opener, in, data, len);
+	} while (ret == -EAGAIN && !(ret = vg_sleep(file, &wait)));
+	remove_wait_queue(&channel->wait, &wait);
+	return ret;
+}
+
 static size_t vg_limit(const struct vg_file *file)
 {
 	return file->channel == VG_MIGRATION ? file->vg->max_migration_message_size :
@@ -111,21 +110,15 @@ static size_t vg_limit(const struct vg_file *file)
 
 ssize_t vg_channel_read(struct file *file, char __user *buffer, size_t len, loff_t *offset)
 {
-	struct vg_file *opener = file->private_data;
-	struct vg_channel *channel = &opener->vg->channels[opener->channel];
-	DEFINE_WAIT_FUNC(wait, woken_wake_function);
+	const struct vg_file *opener = file->private_data;
 	void *data;
 	int ret;
 
 	/* The device may write a whole buffer, whatever it takes itself. */
-	data = kvmalloc(channel->in.buffer_len, GFP_KERNEL);
+	data = kvmalloc(opener->vg->channels[opener->channel].in.buffer_len, GFP_KERNEL);
 	if (!data)
 		return -ENOMEM;
-	add_wait_queue(&channel->wait, &wait);
-	do {
-		ret = vg_receive(opener, data, len);
-	} while (ret == -EAGAIN && !(ret = vg_sleep(file, &wait)));
-	remove_wait_queue(&channel->wait, &wait);
+	ret = vg_move_or_wait(file, true, data, len);
 	if (ret > 0 && copy_to_user(buffer, data, ret))
 		ret = -EFAULT;
 	kvfree(data);
@@ -135,9 +128,7 @@ ssize_t vg_channel_read(struct file *file, char __user *buffer, size_t len, loff
 ssize_t vg_channel_write(struct file *file, const char __user *buffer, size_t len,
 			 loff_t *offset)
 {
-	struct vg_file *opener = file->private_data;
-	struct vg_channel *channel = &opener->vg->channels[opener->channel];
-	DEFINE_WAIT_FUNC(wait, woken_wake_function);
+	const struct vg_file *opener = file->private_data;
 	void *data;
 	int ret;
 
@@ -148,11 +139,7 @@ ssize_t vg_channel_write(struct file *file, const char __user *buffer, size_t le
 	data = vmemdup_user(buffer, len);
 	if (IS_ERR(data))
 		return PTR_ERR(data);
-	add_wait_queue(&channel->wait, &wait);
-	do {
-		ret = vg_send(opener, data, len);
-	} while (ret == -EAGAIN && !(ret = vg_sleep(file, &wait)));
-	remove_wait_queue(&channel->wait, &wait);
+	ret = vg_move_or_wait(file, false, data, len);
 	kvfree(data);
 	return ret ?: len;
 }
