@@ -25,10 +25,14 @@ static int vg_channel_check(const struct vg_file *file)
 	return vg->channels[file->channel].ready ? 0 : -EAGAIN;
 }
 
-/* Nothing comes from a device that needs a reset. */
+/*
+ * There is no message, or no room, with the lock of the channel: nothing comes
+ * from a device that needs a reset. Who waits is told so, whether or not somebody
+ * has asked for the state.
+ */
 static int vg_nothing(const struct vg_file *file)
 {
-	return test_bit(VG_NEEDS_RESET, &file->vg->flags) ? -EIO : -EAGAIN;
+	return vg_needs_reset(file->vg) ? -EIO : -EAGAIN;
 }
 
 /* Takes a message from the device (@in), or gives it one. */
@@ -63,6 +67,8 @@ static __poll_t vg_channel_events(const struct vg_file *file)
 	if (!ret) {
 		if (vg_queue_has_news(&channel->in))
 			events |= EPOLLIN | EPOLLRDNORM;
+		else if (vg_nothing(file) == -EIO)
+			events |= EPOLLERR;
 		ret = vg_queue_has_room(&channel->out);
 		if (ret > 0)
 			events |= EPOLLOUT | EPOLLWRNORM;

@@ -350,6 +350,23 @@ void vg_state_changed(struct vhost_guest *vg)
 	vg_channels_wake(vg);
 }
 
+/* Without DRIVER_OK, it is not as we left it. */
+static bool vg_wants_reset(u8 status)
+{
+	return status & VIRTIO_CONFIG_S_NEEDS_RESET || !(status & VIRTIO_CONFIG_S_DRIVER_OK);
+}
+
+/*
+ * Whether the device needs a reset, under the lock of a channel that is ready. The
+ * register is read only if the state may have changed since it was last asked for.
+ */
+bool vg_needs_reset(struct vhost_guest *vg)
+{
+	if (test_bit(VG_STATE_CHANGED, &vg->flags) && vg_wants_reset(vg_status(vg)))
+		set_bit(VG_NEEDS_RESET, &vg->flags);
+	return test_bit(VG_NEEDS_RESET, &vg->flags);
+}
+
 int vg_state(struct vhost_guest *vg, u32 *state)
 {
 	u16 config;
@@ -367,8 +384,7 @@ int vg_state(struct vhost_guest *vg, u32 *state)
 	config = ioread16(vg->config.base + VG_CONFIG_STATUS);
 	if (status == VG_NO_DEVICE && !pci_device_is_present(vg->pdev))
 		return -ENODEV;
-	/* Without DRIVER_OK, it is not as we left it. */
-	if (status & VIRTIO_CONFIG_S_NEEDS_RESET || !(status & VIRTIO_CONFIG_S_DRIVER_OK)) {
+	if (vg_wants_reset(status)) {
 		*state |= VHOST_GUEST_NEEDS_RESET;
 		set_bit(VG_NEEDS_RESET, &vg->flags);
 		vg_channels_wake(vg);

@@ -206,6 +206,7 @@ int vg_examine(struct vhost_guest *vg);
 int vg_start(struct vhost_guest *vg);
 void vg_stop(struct vhost_guest *vg);
 int vg_state(struct vhost_guest *vg, u32 *state);
+bool vg_needs_reset(struct vhost_guest *vg);
 u16 vg_device_type(struct vhost_guest *vg);
 int vg_set_type(struct vhost_guest *vg, u16 type);
 int vg_set_backend_up(struct vhost_guest *vg, bool up);

@@ -48,9 +48,10 @@
  * 0 bytes says so to the frontend.
  *
  * Both calls block unless O_NONBLOCK is set, and poll() tells POLLIN and
- * POLLOUT. EMSGSIZE: the buffer is too small for the next message, which
- * stays; or what is written is larger than the device takes. EIO: the device
- * broke the rules of virtio, or needs a reset.
+ * POLLOUT; POLLERR without POLLIN means that read() fails with EIO. EMSGSIZE: the
+ * buffer is too small for the next message (or piece of state), which stays; or
+ * what is written is larger than the device takes. EIO: the device broke the
+ * rules of virtio, or needs a reset. What came before is read before that.
  *
  * The window. mmap() of the character device, or of a file by
  * VHOST_GUEST_OPEN_WINDOW, at offset 0 to window_size. A user address in a
