@@ -60,12 +60,10 @@ static void vg_replace_kick(struct vg_kick *kick, struct eventfd_ctx *eventfd)
  */
 static int vg_map_kick(struct vhost_guest *vg, unsigned int vring)
 {
-	unsigned int vector = vg_kick_vector(vg, vring);
-	int ret;
+	int vector = vg_request_kick_vector(vg, vring);
 
-	ret = vg_request_vector(vg, vector);
-	if (ret)
-		return ret;
+	if (vector < 0)
+		return vector;
 	iowrite32(vring | vector << 16, vg->kick_vectors.base);
 	return ioread16(vg->kick_vectors.base + 2) == vector ? 0 : -EIO;
 }

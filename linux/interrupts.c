@@ -7,7 +7,8 @@
  * last ones by kicks, a single one by everything.
  *
  * The vector of a kick is requested when the kick gets its first eventfd: a
- * frontend that uses one vring of 256 costs one interrupt.
+ * frontend that uses one vring of 256 costs one interrupt. If the machine has no
+ * interrupt left then, the kick shares one: an x86 processor has about 200.
  */
 #include <linux/interrupt.h>
 
@@ -35,11 +36,6 @@ static unsigned int vg_kick_vectors(const struct vhost_guest *vg)
 	return vg->num_vectors - vg_first_kick_vector(vg);
 }
 
-unsigned int vg_kick_vector(const struct vhost_guest *vg, unsigned int vring)
-{
-	return vg_first_kick_vector(vg) + vring % vg_kick_vectors(vg);
-}
-
 /* Tells whoever waits for messages, or for room, if there is any. */
 static void vg_queues_interrupt(struct vhost_guest *vg)
 {
@@ -61,25 +57,40 @@ static void vg_queues_interrupt(struct vhost_guest *vg)
 	}
 }
 
+/* Which of the kicks that share it was meant, an interrupt does not say. */
+static void vg_kicks_interrupt(const struct vg_vector *vector)
+{
+	struct vhost_guest *vg = vector->vg;
+	unsigned int first = vg_first_kick_vector(vg);
+	unsigned int vring;
+
+	if (vector->index >= first) {
+		for (vring = vector->index - first; vring < vg->max_vrings;
+		     vring += vg_kick_vectors(vg))
+			vg_signal_kick(&vg->kicks[vring]);
+	}
+	if (!READ_ONCE(vector->shared))
+		return;
+	for (vring = 0; vring < vg->max_vrings; vring++) {
+		if (READ_ONCE(vg->kicks[vring].vector) == vector->index)
+			vg_signal_kick(&vg->kicks[vring]);
+	}
+}
+
 static irqreturn_t vg_interrupt(int irq, void *data)
 {
-	struct vg_vector *vector = data;
+	const struct vg_vector *vector = data;
 	struct vhost_guest *vg = vector->vg;
-	unsigned int vring;
 
 	if (vector->index == vg_config_vector(vg))
 		vg_state_changed(vg);
 	if (vector->index == vg_queue_vector(vg))
 		vg_queues_interrupt(vg);
-	if (vector->index < vg_first_kick_vector(vg))
-		return IRQ_HANDLED;
-	for (vring = vector->index - vg_first_kick_vector(vg); vring < vg->max_vrings;
-	     vring += vg_kick_vectors(vg))
-		vg_signal_kick(&vg->kicks[vring]);
+	vg_kicks_interrupt(vector);
 	return IRQ_HANDLED;
 }
 
-int vg_request_vector(struct vhost_guest *vg, unsigned int index)
+static int vg_request_vector(struct vhost_guest *vg, unsigned int index)
 {
 	struct vg_vector *vector = &vg->vectors[index];
 	int ret;
@@ -93,6 +104,41 @@ int vg_request_vector(struct vhost_guest *vg, unsigned int index)
 	ret = request_irq(pci_irq_vector(vg->pdev, index), vg_interrupt, 0, vector->name, vector);
 	vector->requested = !ret;
 	return ret;
+}
+
+/* A vector that was requested, for a kick that does not get its own. */
+static unsigned int vg_shared_vector(const struct vhost_guest *vg, unsigned int vring)
+{
+	unsigned int vectors, index;
+
+	for (vectors = vg_kick_vectors(vg) / 2; vectors; vectors /= 2) {
+		index = vg_first_kick_vector(vg) + vring % vectors;
+		if (vg->vectors[index].requested)
+			return index;
+	}
+	return vg_queue_vector(vg);
+}
+
+/*
+ * The vector that a kick is to be mapped to, or an error. The kick says so before
+ * it is mapped: then it may come any time.
+ */
+int vg_request_kick_vector(struct vhost_guest *vg, unsigned int vring)
+{
+	unsigned int index = vg_first_kick_vector(vg) + vring % vg_kick_vectors(vg);
+	int ret;
+
+	ret = vg_request_vector(vg, index);
+	if (ret == -ENOSPC) {
+		index = vg_shared_vector(vg, vring);
+		dev_info_once(&vg->pdev->dev, "no interrupt is left for vring %u: it shares one\n",
+			      vring);
+		WRITE_ONCE(vg->vectors[index].shared, true);
+	} else if (ret) {
+		return ret;
+	}
+	WRITE_ONCE(vg->kicks[vring].vector, index);
+	return index;
 }
 
 /* For an opener; until vg_interrupts_free(). */

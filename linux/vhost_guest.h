@@ -97,6 +97,8 @@ struct vg_kick {
 	/* kicked while there was no eventfd */
 	bool pending;
 	bool mapped;
+	/* what it is mapped to */
+	u16 vector;
 };
 
 /* An eventfd that rings a doorbell. */
@@ -112,6 +114,8 @@ struct vg_vector {
 	struct vhost_guest *vg;
 	unsigned int index;
 	bool requested;
+	/* also for kicks that got no vector of their own */
+	bool shared;
 	char name[40];
 };
 
@@ -216,10 +220,9 @@ void vg_state_changed(struct vhost_guest *vg);
 /* interrupts.c */
 int vg_interrupts_alloc(struct vhost_guest *vg);
 void vg_interrupts_free(struct vhost_guest *vg);
-int vg_request_vector(struct vhost_guest *vg, unsigned int index);
+int vg_request_kick_vector(struct vhost_guest *vg, unsigned int vring);
 unsigned int vg_config_vector(const struct vhost_guest *vg);
 unsigned int vg_queue_vector(const struct vhost_guest *vg);
-unsigned int vg_kick_vector(const struct vhost_guest *vg, unsigned int vring);
 
 /* eventfds.c */
 int vg_eventfds_alloc(struct vhost_guest *vg);

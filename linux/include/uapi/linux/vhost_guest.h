@@ -158,8 +158,10 @@ struct vhost_guest_info {
  * No process runs between an eventfd and the device: the interrupt of a kick
  * signals its eventfd, and whoever signals the eventfd for a call rings the
  * doorbell. An eventfd takes the place of the one before. A kick that comes
- * while there is none is not lost: it waits for the next one. An eventfd for
- * call, err or log is drained by the driver, and is for nothing else.
+ * while there is none is not lost: it waits for the next one. Kicks may share an
+ * interrupt where there are fewer than vrings; then an eventfd is signalled for the
+ * kicks of others, too. An eventfd for call, err or log is drained by the driver,
+ * and is for nothing else.
  */
 struct vhost_guest_eventfd {
 	__u32 kind;
