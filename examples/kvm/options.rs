@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// Text of `--help`.
@@ -18,11 +19,13 @@ Usage: kvm --kernel PATH [OPTIONS]
   --initramfs PATH   its initramfs
   --cmdline TEXT     kernel command line, behind what this VMM puts there
   --memory SIZE      RAM in bytes, or with K, M, G (default: 256M)
-  --vhost-guest socket=PATH[,queues=N][,window=SIZE][,uuid=UUID]
+  --vhost-guest socket=PATH[,queues=N][,window=SIZE][,uuid=UUID][,migration=SIZE]
                      a vhost-guest device: the socket that its frontends
                      connect to, its vrings (default: 16), the size of its
                      window, a power of two (default: 1G), the UUID by which
-                     the guest knows it (default: nil); may be repeated
+                     the guest knows it (default: nil), in buffers of which
+                     size it carries device state (default: it does not);
+                     may be repeated
   --no-irqfd         a thread of the VMM raises the devices' interrupts
   --no-ioeventfd     doorbell stores of the guest go through the device
   --help             this text
@@ -30,6 +33,9 @@ Usage: kvm --kernel PATH [OPTIONS]
 The console is on standard input and output. The program ends when the guest
 resets. Exit code: 0 then, 1 on a failure, 2 if the command line is wrong.
 ";
+
+/// What a device can be told of migration.
+const MIGRATION: RangeInclusive<u64> = 4 << 10..=1 << 20;
 
 /// The command line makes no sense, and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +58,8 @@ pub struct Device {
     pub window: u64,
     /// Tells the guest which device this is.
     pub uuid: [u8; 16],
+    /// Most bytes of device state in one buffer.
+    pub migration: Option<u32>,
 }
 
 /// What the user asked for.
@@ -128,6 +136,7 @@ fn memory(text: &str) -> Result<u64, Usage> {
 fn device(text: &str) -> Result<Device, Usage> {
     let wrong = |part: &str| Usage(format!("--vhost-guest {text}: {part}"));
     let (mut socket, mut queues, mut window, mut uuid) = (None, 16, 1 << 30, [0; 16]);
+    let mut migration = None;
     for part in text.split(',') {
         let Some((key, value)) = part.split_once('=') else {
             return Err(wrong("not a list of key=value"));
@@ -142,6 +151,11 @@ fn device(text: &str) -> Result<Device, Usage> {
                 let size = size_in_bytes(value).filter(|size| size.is_power_of_two());
                 window = size.ok_or_else(|| wrong("window is a power of two"))?;
             }
+            "migration" => {
+                let size = size_in_bytes(value).filter(|size| MIGRATION.contains(size));
+                let size = size.ok_or_else(|| wrong("migration is 4K to 1M"))?;
+                migration = Some(size as u32);
+            }
             "uuid" => uuid = parse_uuid(value).ok_or_else(|| wrong("uuid is 32 digits"))?,
             _ => return Err(wrong(&format!("unknown key {key}"))),
         }
@@ -151,6 +165,7 @@ fn device(text: &str) -> Result<Device, Usage> {
         queues,
         window,
         uuid,
+        migration,
     })
 }
 
@@ -206,15 +221,16 @@ mod tests {
             "--no-irqfd",
             "--no-ioeventfd",
             "--vhost-guest",
-            "socket=/run/a.sock,queues=4,window=8G",
+            "socket=/run/a.sock,queues=4,window=8G,migration=16K",
             "--vhost-guest",
             "socket=b.sock,uuid=00112233-4455-6677-8899-AABBccddeeff",
         ]);
-        let device = |socket: &str, queues, window, uuid: u128| Device {
+        let device = |socket: &str, queues, window, uuid: u128, migration| Device {
             socket: socket.into(),
             queues,
             window,
             uuid: uuid.to_be_bytes(),
+            migration,
         };
         let expected = Options {
             help: false,
@@ -225,8 +241,14 @@ mod tests {
             irqfd: false,
             ioeventfd: false,
             devices: vec![
-                device("/run/a.sock", 4, 8 << 30, 0),
-                device("b.sock", 16, 1 << 30, 0x00112233_44556677_8899aabb_ccddeeff),
+                device("/run/a.sock", 4, 8 << 30, 0, Some(16 << 10)),
+                device(
+                    "b.sock",
+                    16,
+                    1 << 30,
+                    0x00112233_44556677_8899aabb_ccddeeff,
+                    None,
+                ),
             ],
         };
         assert_eq!(options, Ok(expected));
@@ -244,6 +266,7 @@ mod tests {
             &["--kernel", "k", "--vhost-guest", "socket=s,queues=0"],
             &["--kernel", "k", "--vhost-guest", "socket=s,queues=257"],
             &["--kernel", "k", "--vhost-guest", "socket=s,window=3G"],
+            &["--kernel", "k", "--vhost-guest", "socket=s,migration=2M"],
             &["--kernel", "k", "--vhost-guest", "socket=s,uuid=0"],
             &["--kernel", "k", "--vhost-guest", "socket=s,uuid=+1-éé"],
             &["--kernel", "k", "--vhost-guest", "socket"],

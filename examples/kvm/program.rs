@@ -57,7 +57,10 @@ fn run(options: &Options) -> Result<(), Error> {
     for device in &options.devices {
         let (listener, name) = socket::listen(&device.socket)?;
         names.push(name);
-        let builder = Builder::new(listener).queues(device.queues);
+        let mut builder = Builder::new(listener).queues(device.queues);
+        if let Some(size) = device.migration {
+            builder = builder.migration(size);
+        }
         machine.plug_built(builder.uuid(device.uuid), device.window)?;
     }
     boot(&machine, options)
