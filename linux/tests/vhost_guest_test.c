@@ -270,8 +270,6 @@ static void test_bad_requests(void)
 	FAILS(set_eventfd(fd, VHOST_GUEST_CALL, 0, 999), EBADF);
 	FAILS(ioctl(fd, VHOST_GUEST_OPEN, 3), EINVAL);
 	FAILS(ioctl(fd, VHOST_GUEST_OPEN, 1UL << 30), EINVAL);
-	if (!info_of(fd).max_migration_message_size)
-		FAILS(ioctl(fd, VHOST_GUEST_OPEN, VHOST_GUEST_OPEN_MIGRATION), EOPNOTSUPP);
 	FAILS(lseek(fd, 0, SEEK_SET), ESPIPE);
 	FAILS(pread(fd, &vrings, 1, 0), ESPIPE);
 	close(null);
@@ -303,6 +301,48 @@ static void test_bad_messages(void)
 	FAILS(read(channel, message, sizeof(message)), ENODEV);
 	close(channel);
 	close(fd);
+}
+
+/* Without a frontend: state stays where it is, and none comes. */
+static void test_bad_state(void)
+{
+	int fd = open_device(0), state, written = 0;
+	uint32_t piece = info_of(fd).max_migration_message_size;
+	static char bytes[1 << 20];
+
+	if (!piece) {
+		FAILS(ioctl(fd, VHOST_GUEST_OPEN, VHOST_GUEST_OPEN_MIGRATION), EOPNOTSUPP);
+		close(fd);
+		return;
+	}
+	check(piece <= sizeof(bytes), "pieces of %u bytes", piece);
+	state = ioctl(fd, VHOST_GUEST_OPEN, VHOST_GUEST_OPEN_MIGRATION | VHOST_GUEST_OPEN_NONBLOCK);
+	check(state >= 0 && fcntl(state, F_GETFD) == FD_CLOEXEC, "state has a file");
+	FAILS(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, state, 0), ENODEV);
+	FAILS(ioctl(state, VHOST_GUEST_RESET, 0), ENOTTY);
+	FAILS(lseek(state, 0, SEEK_SET), ESPIPE);
+	FAILS(read(state, bytes, sizeof(bytes)), EAGAIN);
+	FAILS(read(state, bytes, 0), EAGAIN);
+	FAILS(write(state, bytes, piece + 1), EMSGSIZE);
+	FAILS(write(state, nowhere, 1), EFAULT);
+	FAILS(write(state, nowhere, piece), EFAULT);
+	check(events_of(state, POLLIN | POLLOUT | POLLPRI) == POLLOUT, "there is room for state");
+	check(write(state, nowhere, 0) == 0, "the end needs no memory");
+	while (written < 1000 && write(state, bytes, 1 + rand() % piece) > 0)
+		written++;
+	check(errno == EAGAIN && written >= 1 && written < 256, "there is room for %d pieces",
+	      written);
+	check(events_of(state, POLLIN | POLLOUT) == 0, "poll() says that there is no more");
+	FAILS(write(state, bytes, 0), EAGAIN);
+	check(events_of(fd, POLLIN | POLLOUT) == POLLOUT, "messages have room all the same");
+	WORKS(ioctl(fd, VHOST_GUEST_RESET, 0));
+	check(events_of(state, POLLIN | POLLOUT) == POLLOUT, "a reset takes them out");
+	check(write(state, bytes, piece) == (ssize_t)piece, "the longest piece can be written");
+	close(fd);
+	FAILS(read(state, bytes, sizeof(bytes)), ENODEV);
+	FAILS(write(state, bytes, 0), ENODEV);
+	check(events_of(state, POLLOUT) & POLLHUP, "the file hangs up with its device");
+	close(state);
 }
 
 static void test_life(void)
@@ -778,6 +818,7 @@ int main(int argc, char **argv)
 	test_one_opener();
 	test_bad_requests();
 	test_bad_messages();
+	test_bad_state();
 	test_life();
 	test_eventfds();
 	test_bad_mappings();

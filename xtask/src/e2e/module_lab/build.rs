@@ -18,6 +18,8 @@ use crate::workspace;
 pub struct Built {
     pub module: PathBuf,
     pub test: PathBuf,
+    /// The backend and the frontend of tests with both.
+    pub peer: PathBuf,
 }
 
 /// Builds in `directory`, so that the sources stay as they are.
@@ -32,17 +34,22 @@ pub fn build(host: &Host, directory: &Path) -> Result<Built> {
         .args(["W=1", "KCFLAGS=-Werror", "modules"])
         .stdout(Stdio::null());
     output(&mut make)?;
-    let test = directory.join("vhost_guest_test");
-    run(Command::new("gcc")
-        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result"])
-        .arg("-I")
-        .arg(sources.join("include/uapi"))
-        .arg("-o")
-        .arg(&test)
-        .arg(sources.join("tests/vhost_guest_test.c")))?;
+    let program = |name: &str| {
+        let program = directory.join(name);
+        let source = sources.join("tests").join(format!("{name}.c"));
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unused-result"])
+            .arg("-I")
+            .arg(sources.join("include/uapi"))
+            .arg("-o")
+            .arg(&program)
+            .arg(source);
+        run(&mut gcc).map(|()| program)
+    };
     Ok(Built {
         module: directory.join("vhost_guest.ko"),
-        test,
+        test: program("vhost_guest_test")?,
+        peer: program("vhost_guest_peer")?,
     })
 }
 

@@ -17,8 +17,10 @@ use crate::error::Result;
 pub const HELP: &str = "\
 Builds the Linux driver (linux/) and its test program, and boots an emulated
 host with KVM. On it the example `kvm` runs a Linux guest that tests the driver,
-and then one that serves a disk with it, from a process that is not root, to two
-stock QEMUs. In between it is counted that nothing runs while nothing happens.
+also with device state that a frontend saves and loads, and then one that serves a
+disk with it, from a process that is not root, to stock QEMUs. In between it is
+counted that nothing runs while nothing happens. In the end, the process is killed
+with requests under way, and another one goes on.
 
 Usage: cargo xtask e2e module [OPTIONS]
 
@@ -79,9 +81,14 @@ fn make_root(lab: &Lab, options: &Options) -> Result<Root> {
     ];
     let root = lab.root(include_str!("guest/host.sh"), &settings)?;
     root.add_program("kvm", &kvm)?;
+    root.add_program("vhost_guest_peer", &built.peer)?;
     let modules = [("vhost_guest", built.module)];
     let role = include_str!("guest/backend.sh");
-    let programs = [("backend", &*backend), ("vhost_guest_test", &*built.test)];
+    let programs = [
+        ("backend", &*backend),
+        ("vhost_guest_test", &*built.test),
+        ("vhost_guest_peer", &*built.peer),
+    ];
     let initramfs = root::initramfs(&lab.host, &modules, role, &programs)?;
     root.write("lab/backend.initramfs", &initramfs)?;
     Ok(root)

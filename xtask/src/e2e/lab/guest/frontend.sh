@@ -100,10 +100,44 @@ survive() {
     forever
 }
 
+# rounds WRITER: writes to 16 places of its own, in turn, until it is told to end,
+# and reads each back. In the end, each place has to have what was last written.
+rounds() {
+    number=0
+    while [ ! -e /over ]; do
+        yes "writer $1 round $number" | dd of="/block$1" bs=32768 count=1 iflag=fullblock 2>/dev/null
+        place=$((512 + 16 * $1 + number % 16))
+        dd if="/block$1" of=/dev/vda bs=32768 seek=$place count=1 oflag=direct conv=notrunc \
+            2>/dev/null || fail "writer $1 in round $number"
+        cp "/block$1" "/last$1.$place"
+        dd if=/dev/vda of="/found$1" bs=32768 skip=$place count=1 iflag=direct 2>/dev/null ||
+            fail "reader $1 in round $number"
+        cmp "/block$1" "/found$1" || fail "writer $1: round $number is not what was written"
+        number=$((number + 1))
+        [ $((number % 4)) != 0 ] || say "again $1"
+    done
+    for last in "/last$1".*; do
+        dd if=/dev/vda of="/found$1" bs=32768 skip="${last##*.}" count=1 iflag=direct 2>/dev/null ||
+            fail "reader $1"
+        cmp "$last" "/found$1" || fail "writer $1: $last was lost, or written twice"
+    done
+}
+
+# Several at once, so that there are always requests under way.
+storm() {
+    say "running"
+    for writer in 0 1 2 3; do
+        rounds $writer &
+    done
+    read -r _ </dev/console
+    : >/over
+    wait
+}
+
 [ -n "$roles" ] || fail "no roles"
 for role in $(echo "$roles" | tr , ' '); do
     case $role in
-    fill | verify | measure | forever | survive) $role ;;
+    fill | verify | measure | forever | survive | storm) $role ;;
     *) fail "no role $role" ;;
     esac
 done

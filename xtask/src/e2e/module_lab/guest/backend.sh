@@ -9,30 +9,68 @@ device=$(echo /sys/bus/pci/drivers/vhost_guest/*:*)
 device=${device##*/}
 [ -c "/dev/vhost-guest/$device" ] || fail "no device"
 
+# What the kernel says from here on is of interest.
+dmesg -c >/dev/null
+
+check_kernel() {
+    if dmesg | grep -e BUG: -e WARNING: -e 'Call Trace' -e Oops; then
+        fail "the kernel complains"
+    fi
+}
+
 test_driver() {
     seconds=$(sed -n 's/.*seconds=\([0-9]*\).*/\1/p' /proc/cmdline)
-    # What the kernel says from here on is of interest.
-    dmesg -c >/dev/null
     vhost_guest_test "$device" /modules/vhost_guest.ko "$seconds" >/results
     code=$?
     # Not the first of them, which comes last.
     grep -e '^not ok' -e '^Bail' /results | head -n 5
     [ $code = 0 ] || fail "the tests of the driver ended with $code"
-    if dmesg | grep -e BUG: -e WARNING: -e 'Call Trace' -e Oops; then
-        fail "the kernel complains"
-    fi
+    # They have unloaded it.
+    insmod /modules/vhost_guest.ko || fail "loading the driver again"
+    vhost_guest_peer serve "$device" || fail "the test with a frontend ended with $?"
+    check_kernel
     say "$(tail -n 1 /results) tests"
 }
 
-# A process that may open the device, and nothing else.
+# A process that may open the device, and nothing else. What it is asked comes by a
+# pipe, since the console says what is to happen to it.
+start_disk() {
+    su disk -c 'exec /lab/backend --module --disk /disk.img --queues 1' <>/questions &
+    backend=$!
+}
+
+# After the backend was killed.
+check_nothing_left() {
+    check_kernel
+    if grep 'vhost-guest\[' /proc/interrupts; then
+        fail "the backend leaves interrupts"
+    fi
+    read -r uses </sys/module/vhost_guest/refcnt
+    [ "$uses" = 0 ] || fail "the backend leaves $uses uses of the driver"
+}
+
 serve_disk() {
     mkdir -p /etc
     echo 'disk:x:1000:1000::/:/bin/sh' >/etc/passwd
     truncate -s 32M /disk.img
     chown disk /disk.img "/dev/vhost-guest/$device"
+    mkfifo /questions
+    start_disk
     stty -echo </dev/console
-    su disk -c 'exec /lab/backend --module --disk /disk.img --queues 1' </dev/console ||
-        fail "the backend ended with $?"
+    while read -r order; do
+        kill -0 $backend || fail "the backend has ended"
+        case $order in
+        ask)
+            echo >/questions
+            ;;
+        kill)
+            kill -9 $backend
+            wait $backend
+            check_nothing_left
+            start_disk
+            ;;
+        esac
+    done </dev/console
 }
 
 case $(cat /proc/cmdline) in

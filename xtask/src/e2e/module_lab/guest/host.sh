@@ -4,20 +4,20 @@
 # shellcheck shell=sh disable=SC2154
 
 # What happens on the emulated host: a guest tests the driver, and one serves a
-# disk with it.
+# disk with it, from processes that are killed.
 
 # start_backend TEXT: with a text for its kernel's command line.
 start_backend() {
     rm -f disk.sock
     kvm --kernel /lab/vmlinuz --initramfs /lab/backend.initramfs --memory 256M \
-        --cmdline "quiet $1" --vhost-guest socket=disk.sock,queues=4,window=1G \
+        --cmdline "quiet $1" --vhost-guest socket=disk.sock,queues=4,window=1G,migration=16K \
         <>backend.in >>backend.log 2>&1 &
     backend=$!
 }
 
 # What the backend has counted, when it is asked.
 ask_backend() {
-    echo >backend.in
+    echo ask >backend.in
     await backend "backend: frontends=" 60 $backend
     for pair in ${line#*backend: }; do
         say "count $1 backend.${pair%=*} ${pair#*=}"
@@ -33,6 +33,12 @@ heard_sum() {
 
 open_logs
 start_backend "test-driver seconds=$SECONDS_OF_RANDOM"
+await backend "peer: serving" 600 $backend
+timeout $PATIENCE /lab/vhost_guest_peer drive disk.sock >peer.log 2>&1 ||
+    fail "the frontend of the test: $(cat peer.log)"
+while read -r text; do
+    say "$text"
+done <peer.log
 await backend " tests" 600 $backend
 say "the driver passes ${line#*e2e: }"
 await_end backend $backend
@@ -44,7 +50,7 @@ heard_sum
 written=$line
 end_frontend
 say "filled $written"
-start_frontend verify,measure
+start_frontend verify,measure,storm ,reconnect=1
 heard_sum
 [ "$line" = "$written" ] || fail "the frontend's guest wrote '$written' and found '$line'"
 say "verified $written"
@@ -58,4 +64,23 @@ say "idle"
 echo go >frontend.in
 heard over
 echo go >frontend.in
+
+# Requests are under way when the process dies that serves them; the next one finds
+# which, in the memory that the frontend keeps of them.
+heard running
+for time in 1 2; do
+    for writer in 0 1 2 3; do
+        heard "again $writer"
+    done
+    echo kill >backend.in
+    await backend "backend: serving" 400 $backend
+    # What was said before.
+    while next_line frontend; do :; done
+    for writer in 0 1 2 3; do
+        heard "again $writer"
+    done
+    say "all writers go on after kill $time"
+done
+echo over >frontend.in
 end_frontend
+say "nothing was lost, or written twice"
