@@ -258,6 +258,23 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_in_a_snapshot_has_a_type() {
+        let config = config(0);
+        let restored = |device_type: u16, status: u16| {
+            let record = DeviceRecord {
+                device_type: device_type.into(),
+                status: status.into(),
+                ..config.save()
+            };
+            config.restored(&record).is_ok()
+        };
+        assert!(restored(0, 0) && restored(0, FRONTEND_UP));
+        assert!(restored(2, 0) && restored(2, BACKEND_UP));
+        assert!(!restored(0, BACKEND_UP));
+        assert!(!restored(0, BACKEND_UP | FRONTEND_UP));
+    }
+
+    #[test]
     fn reads_each_field_in_each_width() {
         let mut config = config(0x0102);
         config.set_status(FRONTEND_UP);

@@ -5,6 +5,7 @@
 //! A window in a VMM on paper, and files to put into it.
 
 mod area;
+mod extent;
 mod failure;
 mod hostile;
 mod layout;
