@@ -245,8 +245,12 @@ mod tests {
         let file = std::os::fd::AsFd::as_fd(&null);
         assert!(api_version(file).is_err() && reset(file).is_err());
         assert!(device(file, c"0000:00:05.0").is_err());
+        let mut argument = Argument::new();
+        // What the kernel would have liked is not what there is.
+        argument.answer(0, &u32::MAX.to_ne_bytes());
         // SAFETY: nothing is mapped for DMA.
-        let asked = unsafe { call(file, Request::DeviceInfo, &mut Argument::new()) };
+        let asked = unsafe { call(file, Request::DeviceInfo, &mut argument) };
         assert!(asked.is_err());
+        assert_eq!(argument.wanted(), ARGUMENT_LEN);
     }
 }

@@ -4,6 +4,7 @@
 
 //! A kernel that says what the tests want it to say.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::abi::{Argument, Request};
 use super::kernel::Calls;
 use super::{Vfio, VfioError};
+use crate::vectors::MAX_VECTORS;
 use crate::window::Window;
 
 pub const MIB: u64 = 1 << 20;
@@ -49,6 +51,8 @@ pub struct State {
     /// Whether that is told.
     pub tells_vectors: bool,
     pub answers: Vec<u32>,
+    /// Calls for vectors.
+    pub attempts: u32,
     pub eventfds: Vec<OwnedFd>,
     pub resets: u32,
     pub mapped: Vec<(u64, u64)>,
@@ -118,6 +122,7 @@ impl Fake {
             most_vectors: usize::MAX,
             tells_vectors: true,
             answers: Vec::new(),
+            attempts: 0,
             eventfds: Vec::new(),
             resets: 0,
             mapped: Vec::new(),
@@ -207,6 +212,7 @@ impl Calls for Fake {
 
     fn set_vectors(&self, eventfds: &[OwnedFd]) -> io::Result<u32> {
         let mut state = self.state();
+        state.attempts += 1;
         if state.refused == Some(Request::SetIrqs) {
             return Err(ErrorKind::Unsupported.into());
         }
@@ -231,6 +237,92 @@ impl Calls for Fake {
             true => Err(ErrorKind::ResourceBusy.into()),
             false => Ok(()),
         }
+    }
+
+    fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// A kernel that says anything, mostly small numbers.
+pub struct Noise {
+    state: Cell<u64>,
+    file: File,
+}
+
+impl Noise {
+    pub fn new(seed: u64, file: File) -> Self {
+        let state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).into();
+        Self { state, file }
+    }
+
+    fn next(&self) -> u64 {
+        // xorshift64
+        let mut x = self.state.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.state.set(x);
+        x
+    }
+
+    fn word(&self) -> u32 {
+        match self.next() % 8 {
+            0 => self.next() as u32,
+            1 => 0x1000 << (self.next() % 20),
+            2 => u32::MAX - (self.next() % 16) as u32,
+            3 => 0,
+            _ => (self.next() % 64) as u32,
+        }
+    }
+
+    fn answer(&self, argument: &mut Argument) -> io::Result<()> {
+        if self.next().is_multiple_of(64) {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        for at in (4..200).step_by(4) {
+            argument.answer(at, &self.word().to_ne_bytes());
+        }
+        // Now and then what is good enough to come further.
+        if !self.next().is_multiple_of(16) {
+            let flags = [3u32, 7, 7, 7, 7, 7, 7, 15][self.next() as usize % 8];
+            argument.answer(4, &flags.to_ne_bytes());
+            argument.answer(8, &9u32.to_ne_bytes());
+            let offset = (self.next() % 1024) << 12;
+            argument.answer(16, &0x1000u64.to_ne_bytes());
+            argument.answer(24, &offset.to_ne_bytes());
+        }
+        Ok(())
+    }
+}
+
+impl Calls for Noise {
+    fn device(&self, _: Request, argument: &mut Argument) -> io::Result<()> {
+        self.answer(argument)
+    }
+
+    fn iommu(&self, _: Request, argument: &mut Argument) -> io::Result<()> {
+        self.answer(argument)?;
+        for (at, word) in [(4, 3u32), (8, 0x1000), (12, 0), (16, 24), (24, 1), (32, 2)] {
+            if !self.next().is_multiple_of(16) {
+                argument.answer(at, &word.to_ne_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn map_dma(&self, memory: &Window, address: u64) -> io::Result<()> {
+        assert!(address != 0 && address.checked_add(memory.len()).is_some());
+        Ok(())
+    }
+
+    fn set_vectors(&self, eventfds: &[OwnedFd]) -> io::Result<u32> {
+        assert!(eventfds.len() <= usize::from(MAX_VECTORS));
+        Ok(self.word() % 2)
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn file(&self) -> &File {

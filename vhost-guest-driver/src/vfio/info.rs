@@ -196,8 +196,9 @@ fn array(
         .u32(count)
         .and_then(|count| usize::try_from(count).ok());
     let end = count.and_then(|count| start.checked_add(count.checked_mul(element)?));
-    // The last byte of it is there, if it has any.
-    let inside = end.filter(|end| *end <= start || info.get::<1>(end - 1).is_some());
+    // The last byte is there: of the array, or of what is before it.
+    let last = end.and_then(|end| end.checked_sub(1));
+    let inside = end.filter(|_| last.is_some_and(|last| info.get::<1>(last).is_some()));
     let end = inside.ok_or(malformed("a list that is longer than what there is"))?;
     Ok((start..end).step_by(element))
 }

@@ -7,7 +7,7 @@
 use std::thread;
 
 use super::abi::Request;
-use super::fake::{capability, list, Fake, State, CAPS, MIB, MMAP, READ_WRITE};
+use super::fake::{capability, list, Fake, Noise, State, CAPS, MIB, MMAP, READ_WRITE};
 use super::*;
 use crate::vectors::MAX_VECTORS;
 
@@ -72,7 +72,7 @@ fn accesses_what_cannot_be_mapped_through_the_file() {
         regions[0].capabilities = capability(1, 0, &areas);
     }
     let vfio = fake.open().unwrap();
-    for (bar, at) in [(2, 0x10), (0, 0xffc), (0, 0x1008), (0, 0x3ffc)] {
+    for (bar, at) in [(2, 0x10), (2, 0xffc), (0, 0xffc), (0, 0x1008), (0, 0x3ffc)] {
         vfio.bar_write(bar, at, &[9, 8, 7, 6]);
         let (mut back, mut file) = ([0; 4], [0; 4]);
         vfio.bar_read(bar, at, &mut back);
@@ -105,7 +105,7 @@ fn keeps_windows_when_it_is_gone() {
 
 #[test]
 fn maps_memory_where_the_iommu_has_room() {
-    let cases: [(u32, u64, &[u64], u64, u64); 5] = [
+    let cases: [(u32, u64, &[u64], u64, u64); 6] = [
         // No pages and no ranges are told.
         (0, 0, &[], MIB, 512 << 10),
         (3, 0x1000, &[0, u64::MAX], MIB, 512 << 10),
@@ -115,6 +115,14 @@ fn maps_memory_where_the_iommu_has_room() {
             3,
             0x1000,
             &[MIB, MIB + 0x7_fffe, 4 * MIB, 5 * MIB],
+            4 * MIB,
+            512 << 10,
+        ),
+        // Long enough to the byte.
+        (
+            3,
+            0x1000,
+            &[4 * MIB, 4 * MIB + 0x7_ffff],
             4 * MIB,
             512 << 10,
         ),
@@ -162,6 +170,9 @@ fn rejects_an_iommu_without_room() {
         let outcome = with(0x1000, ranges);
         assert!(matches!(outcome, Err(VfioError::NoRange)), "{ranges:x?}");
     }
+    // Long enough for the memory, but not for whole pages.
+    let outcome = with(0x20_0000, &[2 * MIB, 3 * MIB - 1]);
+    assert!(matches!(outcome, Err(VfioError::NoRange)));
     malformed(with(0, &[0, u64::MAX]), "no pages");
     malformed(with(1 << 30, &[0, u64::MAX]), "too large");
     malformed(with(1 << 63, &[0, u64::MAX]), "too large");
@@ -191,8 +202,9 @@ fn rejects_unsound_regions() {
     // Not to be written, or of no size, is not to be used.
     assert_eq!(with(2, 0, 0x1000, 1 | MMAP).unwrap().bar_len(2), 0);
     assert_eq!(with(2, 0, 0, mapped).unwrap().bar_len(2), 0);
-    // Neighbours do not overlap.
+    // Neighbours do not overlap, on either side.
     with(2, 0x4000, 0x1000, mapped).unwrap();
+    with(0, (2 << 40) + 0x1000, 0x1000, mapped).unwrap();
 }
 
 #[test]
@@ -373,6 +385,11 @@ fn says_which_call_was_refused() {
         let error = error.err().unwrap().to_string();
         assert!(error.contains(name), "{error}");
     }
+    // What is refused is not asked for again and again.
+    let fake = Fake::new();
+    fake.state().refused = Some(Request::SetIrqs);
+    assert!(fake.open().is_err());
+    assert_eq!(fake.state().attempts, 1);
     let error = Fake::with(|state| state.refuse_reset = true).err().unwrap();
     assert!(error.to_string().contains("RESET"));
 }
@@ -387,87 +404,6 @@ fn resets_a_function_that_can_be_reset() {
     assert!(matches!(outcome, Err(VfioError::NotPci)));
 }
 
-/// A kernel that says anything, mostly small numbers.
-struct Noise {
-    state: std::cell::Cell<u64>,
-    file: std::fs::File,
-}
-
-impl Noise {
-    fn next(&self) -> u64 {
-        // xorshift64
-        let mut x = self.state.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.state.set(x);
-        x
-    }
-
-    fn word(&self) -> u32 {
-        match self.next() % 8 {
-            0 => self.next() as u32,
-            1 => 0x1000 << (self.next() % 20),
-            2 => u32::MAX - (self.next() % 16) as u32,
-            3 => 0,
-            _ => (self.next() % 64) as u32,
-        }
-    }
-
-    fn answer(&self, argument: &mut abi::Argument) -> io::Result<()> {
-        if self.next().is_multiple_of(64) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        for at in (4..200).step_by(4) {
-            argument.answer(at, &self.word().to_ne_bytes());
-        }
-        // Now and then what is good enough to come further.
-        if !self.next().is_multiple_of(16) {
-            let flags = [3u32, 7, 7, 7, 7, 7, 7, 15][self.next() as usize % 8];
-            argument.answer(4, &flags.to_ne_bytes());
-            argument.answer(8, &9u32.to_ne_bytes());
-            let offset = (self.next() % 1024) << 12;
-            argument.answer(16, &0x1000u64.to_ne_bytes());
-            argument.answer(24, &offset.to_ne_bytes());
-        }
-        Ok(())
-    }
-}
-
-impl Calls for Noise {
-    fn device(&self, _: Request, argument: &mut abi::Argument) -> io::Result<()> {
-        self.answer(argument)
-    }
-
-    fn iommu(&self, _: Request, argument: &mut abi::Argument) -> io::Result<()> {
-        self.answer(argument)?;
-        for (at, word) in [(4, 3u32), (8, 0x1000), (12, 0), (16, 24), (24, 1), (32, 2)] {
-            if !self.next().is_multiple_of(16) {
-                argument.answer(at, &word.to_ne_bytes());
-            }
-        }
-        Ok(())
-    }
-
-    fn map_dma(&self, memory: &Window, address: u64) -> io::Result<()> {
-        assert!(address != 0 && address.checked_add(memory.len()).is_some());
-        Ok(())
-    }
-
-    fn set_vectors(&self, eventfds: &[std::os::fd::OwnedFd]) -> io::Result<u32> {
-        assert!(eventfds.len() <= usize::from(MAX_VECTORS));
-        Ok(self.word() % 2)
-    }
-
-    fn reset(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn file(&self) -> &std::fs::File {
-        &self.file
-    }
-}
-
 #[test]
 fn survives_whatever_the_kernel_says() {
     let (mut opened, mut refused) = (0, 0);
@@ -476,10 +412,7 @@ fn survives_whatever_the_kernel_says() {
         let file = std::fs::File::from(file.unwrap());
         // Whatever ends is inside of it.
         file.set_len(i64::MAX as u64).unwrap();
-        let calls = Noise {
-            state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).into(),
-            file,
-        };
+        let calls = Noise::new(seed, file);
         match Vfio::new(Box::new(calls)) {
             Ok(vfio) => {
                 opened += 1;
