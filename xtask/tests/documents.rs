@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The tables in `docs/` name tests: they have to exist, and the sums have to
-//! be right.
+//! be right. The guide quotes messages of programs, which have to exist, too.
 //!
 //! A test is named as `crate/path/of/the/file::name`, see [`ALIASES`].
 
@@ -174,6 +174,105 @@ fn every_defect_is_answered() {
             "{letter} is {count}, not {line:?}"
         );
     }
+}
+
+/// Where the messages come from that the guide quotes: a row begins with one of
+/// these names, and the message as a code span.
+const SPEAKERS: [(&str, &str); 7] = [
+    ("relay", "vhost-guest-relay/src"),
+    ("driver", "vhost-guest-driver/src"),
+    ("device", "vhost-guest-device/src"),
+    ("device", "vhost-guest-msg/src"),
+    ("examples", "examples"),
+    ("linux", "linux"),
+    ("bind", "linux/bind.sh"),
+];
+/// How long a placeholder of a message may be in a source.
+const PLACEHOLDER: usize = 40;
+
+/// All sources below a place, each as one text: a line that ends in a backslash
+/// goes on with the first word of the next.
+fn sources(place: &Path, texts: &mut Vec<String>) {
+    let Ok(entries) = place.read_dir() else {
+        let text = fs::read_to_string(place).expect("a source");
+        let lines = text.split("\\\n");
+        let joined: Vec<_> = lines.map(str::trim_start).collect();
+        texts.push(joined.concat());
+        return;
+    };
+    for entry in entries {
+        let path = entry.expect("an entry").path();
+        let source = ["rs", "c", "h"]
+            .iter()
+            .any(|end| path.extension().is_some_and(|e| e == *end));
+        if source || path.is_dir() {
+            sources(&path, texts);
+        }
+    }
+}
+
+/// Whether a source has a message: the pieces between the `…`, in this order,
+/// with no more than a placeholder between them.
+fn has_message(source: &str, message: &str) -> bool {
+    let mut pieces = message.split('…').filter(|piece| !piece.trim().is_empty());
+    let Some(first) = pieces.next() else {
+        return false;
+    };
+    let pieces: Vec<_> = pieces.collect();
+    source.match_indices(first).any(|(at, _)| {
+        let mut rest = &source[at + first.len()..];
+        pieces.iter().all(|piece| match rest.find(piece) {
+            Some(gap) if gap <= PLACEHOLDER => {
+                rest = &rest[gap + piece.len()..];
+                true
+            }
+            _ => false,
+        })
+    })
+}
+
+/// What the guide quotes: who says it, and what.
+fn quotes(text: &str) -> Vec<(&str, &str)> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| "));
+    rows.filter_map(|row| {
+        let (speaker, rest) = row.split_once(": `")?;
+        let (message, _) = rest.split_once("` |")?;
+        let known = SPEAKERS.iter().any(|(name, _)| *name == speaker);
+        known.then_some((speaker, message))
+    })
+    .collect()
+}
+
+#[test]
+fn every_message_that_the_guide_quotes_exists() {
+    let text = document("backends.md");
+    let quotes = quotes(&text);
+    assert!(quotes.len() > 25, "{} quotes", quotes.len());
+    let missing: Vec<_> = quotes
+        .iter()
+        .filter(|(who, message)| {
+            let mut texts = Vec::new();
+            for (_, place) in SPEAKERS.iter().filter(|(name, _)| name == who) {
+                sources(&root().join(place), &mut texts);
+            }
+            !texts.iter().any(|source| has_message(source, message))
+        })
+        .collect();
+    assert!(missing.is_empty(), "no such messages: {missing:#?}");
+}
+
+#[test]
+fn a_message_is_found_with_its_parts_in_order() {
+    let source = "#[error(\"no {0}; is {1} there?\")] #[error(\"busy\")]";
+    assert!(has_message(source, "no …; is … there?"));
+    assert!(has_message(source, "busy"));
+    assert!(!has_message(source, "is … there? no …;"));
+    assert!(!has_message(source, "no …; busy"));
+    assert!(!has_message(source, "…"));
+    let far = format!("no {}; is it", " ".repeat(PLACEHOLDER + 1));
+    assert!(!has_message(&far, "no …; is it"));
+    let row = "| relay: `no …` | a | b |\n| kernel: `oops` | a | b |\n";
+    assert_eq!(quotes(row), [("relay", "no …")]);
 }
 
 /// How the table calls a message's gate.
