@@ -41,6 +41,7 @@ mod channel;
 mod device;
 mod direct;
 mod error;
+mod eventfds;
 mod options;
 mod peer;
 mod program;

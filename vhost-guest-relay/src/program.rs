@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use vhost_guest_driver::module::Node;
 
@@ -65,6 +66,7 @@ struct Open {
 /// Serves all devices until a signal comes or one of them fails.
 fn serve(links: &[Link]) -> Result<(), Failure> {
     let stop = watch_signals().map_err(|error| Failure::Start("signals", error))?;
+    allow_all_descriptors();
     let opened: Result<Vec<_>, _> = links.iter().map(open).collect();
     let opened = opened?;
     thread::scope(|scope| {
@@ -85,6 +87,18 @@ fn serve(links: &[Link]) -> Result<(), Failure> {
         }
         outcome
     })
+}
+
+/// A session keeps three eventfds for each vring: with 256 vrings, what a process
+/// may usually have open is not enough for two devices.
+fn allow_all_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Few devices have so many vrings; those that have will say what they lack.
+    let _ = setrlimit(Resource::Nofile, all);
 }
 
 /// Readable from the first signal on, for everybody who looks.
@@ -182,6 +196,13 @@ mod tests {
         assert_eq!(found, Path::new("/dev/vhost-guest/0000:00:06.0"));
         assert!(find_uuid(&class, "c2").is_none());
         fs::remove_dir_all(class).unwrap();
+    }
+
+    #[test]
+    fn may_open_as_much_as_it_is_ever_allowed() {
+        allow_all_descriptors();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 
     #[test]

@@ -22,10 +22,9 @@
 //! them with each other.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use rustix::event::{eventfd, EventfdFlags};
 use rustix::param::page_size;
 use rustix::pipe::{pipe_with, PipeFlags};
 use vhost_guest_driver::module::Notification;
@@ -36,6 +35,7 @@ use vhost_guest_msg::{
 
 use crate::device::Device;
 use crate::error::End;
+use crate::eventfds::Eventfds;
 use crate::transfer::Transfer;
 
 /// A request with all that goes with it.
@@ -72,18 +72,23 @@ impl Outgoing {
 }
 
 /// Finds the descriptors that go with a request.
-pub fn equip(device: &impl Device, request: FrontendRequest<()>) -> Result<Outgoing, End> {
+pub fn equip(
+    device: &impl Device,
+    eventfds: &mut Eventfds,
+    request: FrontendRequest<()>,
+) -> Result<Outgoing, End> {
     use FrontendRequest as Request;
+    let mut vring_fd = |what, vring, request| set_vring_fd(device, eventfds, what, vring, request);
     match request {
         Request::SetMemTable(table) => set_mem_table(device, table),
         Request::AddMemReg(region) => add_mem_reg(device, &region),
         Request::SetLogBase(log) => set_log_base(device, log),
         Request::SetInflightFd(inflight) => set_inflight(device, inflight),
-        Request::SetVringKick(vring) => connect(device, Notification::Kick, vring, request),
-        Request::SetVringCall(vring) => connect(device, Notification::Call, vring, request),
-        Request::SetVringErr(vring) => connect(device, Notification::Err, vring, request),
+        Request::SetVringKick(vring) => vring_fd(Notification::Kick, vring, request),
+        Request::SetVringCall(vring) => vring_fd(Notification::Call, vring, request),
+        Request::SetVringErr(vring) => vring_fd(Notification::Err, vring, request),
         Request::SetLogFd(_) => {
-            let fd = connected(device, Notification::Log)?;
+            let fd = eventfds.connect(device, Notification::Log)?;
             Ok(Outgoing::new(request, [fd]))
         }
         Request::SetBackendReqFd(_) => set_backend_req_fd(request),
@@ -157,30 +162,21 @@ fn open_area(device: &impl Device, offset: u64, size: u64) -> Result<(u64, Owned
     Ok((lead, fd))
 }
 
-/// A new eventfd that is connected with the device; or, if the frontend has
-/// none for this vring, the end of the connection.
-fn connect(
+/// An eventfd that is connected with the device; or, if the frontend has none
+/// for this vring, the end of the connection.
+fn set_vring_fd(
     device: &impl Device,
-    what: impl Fn(u16) -> Notification,
+    eventfds: &mut Eventfds,
+    what: fn(u16) -> Notification,
     vring: VringFd<()>,
     request: FrontendRequest<()>,
 ) -> Result<Outgoing, End> {
     let what = what(vring.index.into());
     if vring.fd.is_some() {
-        return Ok(Outgoing::new(request, [connected(device, what)?]));
+        return Ok(Outgoing::new(request, [eventfds.connect(device, what)?]));
     }
-    let disconnected = device.connect(what, None);
-    disconnected.map_err(End::device("disconnecting an eventfd"))?;
+    eventfds.disconnect(device, what)?;
     Ok(Outgoing::new(request, []))
-}
-
-/// The kernel keeps what it needs of the eventfd: ours is for the backend.
-fn connected(device: &impl Device, what: Notification) -> Result<OwnedFd, End> {
-    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-    let fd = eventfd(0, flags).map_err(|e| End::System("eventfd", e.into()))?;
-    let connected = device.connect(what, Some(fd.as_fd()));
-    connected.map_err(End::device("connecting an eventfd"))?;
-    Ok(fd)
 }
 
 fn set_backend_req_fd(request: FrontendRequest<()>) -> Result<Outgoing, End> {

@@ -20,6 +20,7 @@ use vhost_guest_msg::{decode_whole, Context, Endian, FrontendRequest, Limits, Me
 use crate::channel::Channel;
 use crate::device::Device;
 use crate::error::End;
+use crate::eventfds::Eventfds;
 use crate::replies::{self, State};
 use crate::requests::{equip, Opened};
 use crate::socket::{Socket, MAX_FDS};
@@ -31,6 +32,8 @@ pub struct Session<'a, D> {
     backend: Socket,
     limits: Limits,
     context: Context,
+    /// What kicks the backend, and what it calls.
+    eventfds: Eventfds,
     /// A reply that the device has no room for.
     reply: Option<Vec<u8>>,
     /// CHECK_DEVICE_STATE, until the state has passed.
@@ -57,6 +60,7 @@ impl<'a, D: Device> Session<'a, D> {
             device,
             backend: Socket::new(backend, &limits),
             context: Context::default(),
+            eventfds: Eventfds::default(),
             reply: None,
             held: None,
             channel: None,
@@ -125,7 +129,7 @@ impl<'a, D: Device> Session<'a, D> {
     }
 
     fn pass_request(&mut self, message: Message<FrontendRequest<()>>) -> Result<(), End> {
-        let outgoing = equip(self.device, message.request)?;
+        let outgoing = equip(self.device, &mut self.eventfds, message.request)?;
         self.context.observe(&outgoing.request);
         match outgoing.opened {
             Some(Opened::Channel(stream)) => {

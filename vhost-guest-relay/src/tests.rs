@@ -17,7 +17,7 @@ use vhost_guest_msg::{
     ProtocolFeatures, Region, Reply, SetInflight, Transfer, VringFd, VringNum,
 };
 
-use fake::{inode, Rig};
+use fake::{is_same_eventfd, Rig};
 
 type Request = FrontendRequest<()>;
 
@@ -133,7 +133,7 @@ fn connects_eventfds_with_the_device_and_not_with_itself() {
         let (received, fds) = rig.backend_receives();
         assert_eq!(received, request(vring(Some(()))));
         let connected = rig.connected(what(3)).expect("an eventfd");
-        assert_eq!(inode(&fds[0]), inode(&connected));
+        assert!(is_same_eventfd(&fds[0], &connected));
 
         rig.frontend_sends(&request(vring(None)));
         let (received, fds) = rig.backend_receives();
@@ -144,6 +144,72 @@ fn connects_eventfds_with_the_device_and_not_with_itself() {
     let (_, fds) = rig.backend_receives();
     assert_eq!(fds.len(), 1);
     assert!(rig.connected(Notification::Log).is_some());
+}
+
+#[test]
+fn a_vring_keeps_its_eventfds_while_the_frontend_replaces_its_own() {
+    let mut rig = Rig::new();
+    let kinds = [
+        Request::SetVringKick,
+        Request::SetVringCall,
+        Request::SetVringErr,
+    ];
+    for request in kinds {
+        let mut set = |index: u8, fd| {
+            rig.frontend_sends(&request(VringFd { index, fd }));
+            rig.backend_receives().1
+        };
+        let before = set(3, Some(()));
+        let after = set(3, Some(()));
+        // What the backend has done with the one, and not yet looked at in it,
+        // is in the other.
+        assert!(is_same_eventfd(&before[0], &after[0]));
+        assert!(!is_same_eventfd(&before[0], &set(4, Some(()))[0]));
+        set(3, None);
+        assert!(!is_same_eventfd(&before[0], &set(3, Some(()))[0]));
+    }
+}
+
+#[test]
+fn calls_once_more_when_the_frontend_replaces_its_call() {
+    let mut rig = Rig::new();
+    let mut set = |request: Request| {
+        rig.frontend_sends(&request);
+        let (_, fds) = rig.backend_receives();
+        let what = match request {
+            Request::SetVringKick(_) => Notification::Kick(3),
+            Request::SetVringCall(_) => Notification::Call(3),
+            _ => Notification::Err(3),
+        };
+        let connected = rig.connected(what).expect("an eventfd");
+        assert!(is_same_eventfd(&fds[0], &connected));
+        rig.rung()
+    };
+    let fd = Some(());
+    let vring = VringFd { index: 3, fd };
+    assert!(set(Request::SetVringCall(vring)).is_empty());
+    for _ in 0..2 {
+        // What was called before went to what the frontend had before.
+        assert_eq!(set(Request::SetVringCall(vring)), ["Call(3)"]);
+        for other in [Request::SetVringKick, Request::SetVringErr] {
+            assert!(set(other(vring)).is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_fills_its_eventfd_and_wants_it_to_block_holds_nobody_up() {
+    let mut rig = Rig::new();
+    let call = Request::SetVringCall(VringFd {
+        index: 3,
+        fd: Some(()),
+    });
+    rig.frontend_sends(&call);
+    let (_, fds) = rig.backend_receives();
+    rustix::io::write(&fds[0], &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    rustix::io::ioctl_fionbio(&fds[0], false).unwrap();
+    rig.frontend_sends(&call);
+    assert_eq!(rig.backend_receives().0, call);
 }
 
 #[test]

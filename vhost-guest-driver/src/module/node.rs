@@ -22,7 +22,7 @@ use crate::window::Window;
 const DIRECTORY: &str = "/dev/vhost-guest";
 
 /// What an eventfd is connected with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Notification {
     /// The kicks of a vring signal it.
     Kick(u16),

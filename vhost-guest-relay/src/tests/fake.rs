@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::fs::{fstat, ftruncate, memfd_create, MemfdFlags};
+use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::net::{
     recvmsg, sendmsg, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage,
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -39,10 +39,24 @@ const LIMIT: Timespec = Timespec {
 };
 const QUEUES: u16 = 8;
 
-/// Which file of which kind an inode is.
-pub fn inode(fd: &impl AsFd) -> (u64, u64) {
-    let found = fstat(fd).unwrap();
-    (found.st_dev, found.st_ino)
+/// What was written to an eventfd since it was read.
+fn count_of(eventfd: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    match rustix::io::read(eventfd, &mut count) {
+        Ok(_) => u64::from_ne_bytes(count),
+        Err(error) => {
+            assert_eq!(error, rustix::io::Errno::AGAIN);
+            0
+        }
+    }
+}
+
+/// All eventfds share an inode: only what is written tells them apart.
+pub fn is_same_eventfd(one: &OwnedFd, other: &OwnedFd) -> bool {
+    count_of(one);
+    count_of(other);
+    rustix::io::write(one, &1u64.to_ne_bytes()).unwrap();
+    count_of(other) == 1
 }
 
 /// A device file whose other side is the test. Datagrams are messages.
@@ -60,6 +74,7 @@ struct Shared {
     resets: AtomicU64,
     reads: AtomicU64,
     connected: Mutex<HashMap<String, Option<OwnedFd>>>,
+    rung: Mutex<Vec<String>>,
     regions: Mutex<Vec<(u64, u64)>>,
 }
 
@@ -112,6 +127,10 @@ impl Device for Fake {
 
     fn connect(&self, what: Notification, eventfd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let eventfd = eventfd.map(|fd| fd.try_clone_to_owned()).transpose()?;
+        // What was signalled before is heard, as in the kernel driver.
+        if eventfd.as_ref().is_some_and(|fd| count_of(fd) > 0) {
+            self.shared.rung.lock().unwrap().push(format!("{what:?}"));
+        }
         let mut connected = self.shared.connected.lock().unwrap();
         connected.insert(format!("{what:?}"), eventfd);
         Ok(())
@@ -382,6 +401,11 @@ impl Rig {
             .get(&format!("{what:?}"))
             .expect("never connected");
         found.as_ref().map(|fd| fd.try_clone().unwrap())
+    }
+
+    /// The doorbells that were rung since the last question.
+    pub fn rung(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.rung.lock().unwrap())
     }
 
     pub fn is_backend_up(&self) -> bool {
