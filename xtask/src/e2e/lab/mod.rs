@@ -123,19 +123,20 @@ impl Lab {
         root.add_program("qemu-storage-daemon", &self.storage_daemon)?;
         root.add_firmware()?;
         root.copy(&self.host.kernel, "lab/vmlinuz")?;
-        let role = include_str!("guest/frontend.sh");
-        let frontend = self.initramfs(&self.host.modules, role)?;
+        let frontend = self.frontend(&self.host.modules, &[])?;
         root.write("lab/frontend.initramfs", &frontend)?;
         Ok(root)
+    }
+
+    /// The initramfs of the guest that uses a disk.
+    pub fn frontend(&self, modules: &[Module], programs: &[(&str, &Path)]) -> Result<Vec<u8>> {
+        let role = include_str!("guest/frontend.sh");
+        root::initramfs(&self.host, modules, role, programs)
     }
 
     /// QEMU's own backend, for disks.
     pub fn storage_daemon(&self) -> &Path {
         &self.storage_daemon
-    }
-
-    fn initramfs(&self, modules: &[Module], role: &str) -> Result<Vec<u8>> {
-        root::initramfs(&self.host, modules, role, &[])
     }
 
     /// Makes a disk of `root` and boots the emulated host from it. `hear` gets
@@ -156,7 +157,8 @@ impl Lab {
 
     fn make_disk(&self, root: Root) -> Result<()> {
         root.into_image(&self.mke2fs, &self.disk())?;
-        let boot = self.initramfs(&self.host.modules, include_str!("guest/boot.sh"))?;
+        let role = include_str!("guest/boot.sh");
+        let boot = root::initramfs(&self.host, &self.host.modules, role, &[])?;
         fs::write(self.boot(), boot).path_context("cannot write", &self.boot())?;
         self.say("the host's disk is made");
         Ok(())

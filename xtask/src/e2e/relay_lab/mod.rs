@@ -2,7 +2,9 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask e2e relay`: a stock backend in a guest, on an emulated KVM host.
+//! `cargo xtask e2e relay`: stock backends in a guest, on an emulated KVM host.
+
+mod vsock;
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -19,12 +21,14 @@ use crate::workspace;
 
 pub const HELP: &str = "\
 Builds the Linux driver and the relay, and boots an emulated host with KVM. On it
-the example `kvm` runs a Linux guest with a stock backend behind the relay,
-qemu-storage-daemon, which stock QEMUs use. It is counted that the relay sleeps
-while requests are served, and everything while there are none. The frontend is
-killed, and the backend; what was written is there all the time. The guest of the
-backend is started again, and the frontend goes on. A backend that opens its disk
-with O_DIRECT is refused.
+the example `kvm` runs a Linux guest with two stock backends behind one relay,
+qemu-storage-daemon and vhost-device-vsock, which stock QEMUs use. It is counted
+that the relay sleeps while requests are served, and everything while there are
+none. The frontend is killed, and each backend; what was written is there all the
+time, and what is sent comes back. The guest of the backends is started again, and
+the frontend goes on. A backend that opens its disk with O_DIRECT is refused.
+
+vhost-device-vsock is built from crates.io when it is first needed.
 
 Usage: cargo xtask e2e relay [OPTIONS]
 
@@ -36,6 +40,13 @@ Logs and consoles are kept in target/e2e/.
 
 /// A disk for the guest of the backend that can be opened with O_DIRECT.
 const RAM_DISK_MODULE: &str = "brd";
+
+/// What the frontend's guest loads besides the modules of a disk.
+const VSOCK_MODULES: [&str; 3] = [
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+];
 
 const IDLE_SECONDS: u32 = 5;
 /// Ticks of the clock that CPU time is told in, in a second.
@@ -70,20 +81,31 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
 fn make_root(lab: &Lab, count: u32) -> Result<Root> {
     let built = build::build(&lab.host, &lab.directory("linux"))?;
     let relay = build_relay()?;
-    lab.say("the driver and the relay are built");
+    let vsock = vsock::install()?;
+    let echo = lab.directory("echo_bytes");
+    vsock::build_echo(&echo)?;
+    lab.say("the driver, the relay and the backend are built");
     let [kvm] = lab.build_examples(["kvm"])?;
     let settings: [(_, &dyn Display); 2] = [("COUNT", &count), ("IDLE_SECONDS", &IDLE_SECONDS)];
     let root = lab.root(include_str!("guest/host.sh"), &settings)?;
     root.add_program("kvm", &kvm)?;
+    let echo = ("echo_bytes", &*echo);
     let programs = [
         ("vhost-guest-relay", &*relay),
         ("qemu-storage-daemon", lab.storage_daemon()),
+        ("vhost-device-vsock", &*vsock),
+        echo,
     ];
     let mut modules = lab.host.find_modules(&[RAM_DISK_MODULE])?;
     modules.push(("vhost_guest", built.module));
     let role = include_str!("guest/backend.sh");
     let initramfs = root::initramfs(&lab.host, &modules, role, &programs)?;
     root.write("lab/backend.initramfs", &initramfs)?;
+    // In place of the one that knows disks only.
+    let mut modules = lab.host.modules.clone();
+    modules.extend(lab.host.find_modules(&VSOCK_MODULES)?);
+    let initramfs = lab.frontend(&modules, &[echo])?;
+    root.write("lab/frontend.initramfs", &initramfs)?;
     Ok(root)
 }
 
@@ -95,20 +117,25 @@ fn build_relay() -> Result<PathBuf> {
     Ok(workspace::target().join("release/vhost-guest-relay"))
 }
 
-/// Requests were served while the relay slept; the backend, which cannot have,
-/// shows that the counters count.
+/// Requests were served while the relay slept; the backends, which cannot have,
+/// show that the counters count.
 fn check_steady(counts: &Counts, requests: i64) -> Result<Vec<String>> {
     let relay = counts.growth("relay.switches")?;
-    let backend = counts.growth("disk.switches")?;
+    let disk = counts.growth("disk.switches")?;
+    let vsock = counts.growth("vsock.switches")?;
+    let messages = requests / 4;
     if relay != 0 {
         return Err(format!("the relay ran {relay} times during {requests} requests").into());
     }
-    if backend < requests / 2 {
-        return Err(format!("only {backend} context switches of the backend").into());
+    if disk < requests / 2 || vsock < messages {
+        return Err(format!("only {disk} and {vsock} context switches of the backends").into());
     }
     Ok(vec![
         format!("{relay:8} context switches of the relay"),
-        format!("{backend:8} context switches of the backend, in {requests} requests"),
+        format!("{disk:8} context switches of the disk's backend, in {requests} requests"),
+        format!(
+            "{vsock:8} context switches of the vsock's, in {messages} messages, and as many back"
+        ),
     ])
 }
 
@@ -146,13 +173,20 @@ mod tests {
 
     #[test]
     fn finds_a_relay_that_takes_part() {
-        let steady = |relay, disk| {
-            let counts = counts(&[("relay.switches", relay), ("disk.switches", disk)]);
-            check_steady(&counts, 1000)
+        let steady = |relay, disk, vsock| {
+            check_steady(
+                &counts(&[
+                    ("relay.switches", relay),
+                    ("disk.switches", disk),
+                    ("vsock.switches", vsock),
+                ]),
+                1000,
+            )
         };
-        assert!(steady(0, 900).is_ok());
-        assert!(steady(1, 900).is_err());
-        assert!(steady(0, 10).is_err(), "the counters do not count");
+        assert!(steady(0, 900, 500).is_ok());
+        assert!(steady(1, 900, 500).is_err());
+        assert!(steady(0, 10, 500).is_err(), "the counters do not count");
+        assert!(steady(0, 900, 10).is_err(), "nor do these");
     }
 
     #[test]

@@ -49,7 +49,7 @@ counts() {
 }
 
 # One request at a time, past every cache, half of them writes (to the
-# second half of the disk); only when told.
+# second half of the disk); only when told. Messages, too, if there is a vsock.
 measure() {
     mount -t tracefs tracefs /sys/kernel/tracing || fail "mounting tracefs"
     echo 'p:kick vp_notify' >/sys/kernel/tracing/kprobe_events || fail "no symbol vp_notify"
@@ -64,6 +64,7 @@ measure() {
         fail "reading"
     dd if=/dev/zero of=/dev/vda bs=4096 seek=4096 count=$((count / 2)) oflag=direct \
         conv=notrunc 2>/dev/null || fail "writing"
+    [ ! -e /dev/vsock ] || send $((count / 4))
     say "over"
     read -r _ </dev/console
     counts after
@@ -92,6 +93,18 @@ forever() {
         fi
         [ $((round % 10)) != 0 ] || say "again $round"
     done
+}
+
+# send MESSAGES: to the other end of the vsock, which sends them back.
+send() {
+    echo_bytes check 2:1234 "$1" || fail "sending over the vsock"
+}
+
+# Sends back what comes over the vsock from now on (4294967295 is any address).
+listen() {
+    echo_bytes listen 4294967295:1024 || fail "listening on the vsock"
+    send 30
+    say "sent"
 }
 
 # The same on a disk that is lost once, with what was just written.
@@ -137,7 +150,7 @@ storm() {
 [ -n "$roles" ] || fail "no roles"
 for role in $(echo "$roles" | tr , ' '); do
     case $role in
-    fill | verify | measure | forever | survive | storm) $role ;;
+    fill | verify | measure | forever | survive | storm | listen) $role ;;
     *) fail "no role $role" ;;
     esac
 done

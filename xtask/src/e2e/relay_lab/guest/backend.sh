@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # shellcheck shell=sh disable=SC2154
 
-# The guest with the backend: a stock program behind the relay. The host says on
+# The guest with the backends: stock programs behind the relay. The host says on
 # the console what is to happen.
 
 mkdir -p /tmp
@@ -16,7 +16,14 @@ start_disk() {
     file=${1:-driver=file,filename=/disk.img}
     qemu-storage-daemon --blockdev "$file,node-name=disk" \
         --export type=vhost-user-blk,id=disk,node-name=disk,writable=on,addr.type=unix,addr.path=/run/disk.sock &
-    backend=$!
+    disk=$!
+}
+
+# What the frontend's guest sends to port 1234 comes back.
+start_vsock() {
+    rm -f /run/vsock.sock /run/connect
+    vhost-device-vsock --guest-cid 3 --socket /run/vsock.sock --uds-path /run/connect &
+    vsock=$!
 }
 
 # total WHEN NAME PROCESS: how often its threads ran, and for how long.
@@ -28,7 +35,11 @@ total() {
 }
 
 start_disk
-vhost-guest-relay --socket /run/disk.sock --type blk &
+start_vsock
+echo_bytes listen /run/connect_1234 || fail "listening for the vsock"
+set -- /dev/vhost-guest/*
+vhost-guest-relay --device "${1##*/}" --socket /run/disk.sock --type blk \
+    --device "${2##*/}" --socket /run/vsock.sock --type vsock &
 relay=$!
 
 stty -echo </dev/console
@@ -36,17 +47,27 @@ while read -r order argument; do
     case $order in
     count)
         total "$argument" relay $relay
-        total "$argument" disk $backend
+        total "$argument" disk $disk
+        total "$argument" vsock $vsock
         say "counted"
         ;;
-    restart)
-        kill -9 $backend
-        wait $backend
+    restart-disk)
+        kill -9 $disk
+        wait $disk
         start_disk
         ;;
+    restart-vsock)
+        kill -9 $vsock
+        wait $vsock
+        start_vsock
+        ;;
+    send)
+        echo_bytes check /run/connect:1024 30 || fail "sending over the vsock"
+        say "sent"
+        ;;
     direct)
-        kill -9 $backend
-        wait $backend
+        kill -9 $disk
+        wait $disk
         # A disk in memory: files in memory cannot be opened so.
         start_disk driver=host_device,filename=/dev/ram0,cache.direct=on
         ;;

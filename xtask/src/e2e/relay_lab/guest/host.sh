@@ -3,25 +3,29 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # shellcheck shell=sh disable=SC2154
 
-# What happens on the emulated host: a VMM with the guest that has the backend, and
-# stock VMs that use it.
+# What happens on the emulated host: a VMM with the guest that has the backends, and
+# stock VMs that use them.
 
 start_backend() {
-    rm -f disk.sock
+    rm -f disk.sock vsock.sock
     kvm --kernel /lab/vmlinuz --initramfs /lab/backend.initramfs --memory 256M --cmdline quiet \
-        --vhost-guest socket=disk.sock,queues=1,window=1G <>backend.in >>backend.log 2>&1 &
+        --vhost-guest socket=disk.sock,queues=1,window=1G \
+        --vhost-guest socket=vsock.sock,queues=3,window=1G <>backend.in >>backend.log 2>&1 &
     backend=$!
+    await backend "a backend is connected" $PATIENCE $backend
     await backend "a backend is connected" $PATIENCE $backend
 }
 
-# start_frontend ROLES: a stock VM, whose disk comes back when its backend does. Its memory is in small pages: of one that was killed it may not
-# be free yet.
+# start_frontend ROLES: a stock VM, whose disk comes back when its backend does;
+# a vsock of QEMU's does not. Its memory is in small pages: of one that was killed
+# it may not be free yet.
 start_frontend() {
     qemu-system-x86_64 -M q35,sata=off,smbus=off,i8042=off,vmport=off -accel kvm -cpu host -m 256 -L /usr/share/qemu -L /usr/share/seabios \
         -nodefaults -no-user-config -no-reboot -display none -serial stdio \
         -object memory-backend-memfd,id=memory,size=256M,share=on -numa node,memdev=memory \
         -chardev socket,id=disk,path=disk.sock,reconnect=1 \
         -device vhost-user-blk-pci,chardev=disk,num-queues=1 \
+        -chardev socket,id=vsock,path=vsock.sock -device vhost-user-vsock-pci,chardev=vsock \
         -kernel /lab/vmlinuz -initrd /lab/frontend.initramfs \
         -append "console=ttyS0 panic=-1 quiet pci=lastbus=0 roles=$1 count=$COUNT" \
         <>frontend.in >>frontend.log 2>&1 &
@@ -49,6 +53,22 @@ expect() {
     [ "$line" = "$1" ] || fail "the frontend's guest wrote '$1' and found '$line'"
 }
 
+# both_ways: what is sent over the vsock comes back, whoever has connected.
+both_ways() {
+    heard sent
+    order send
+    await backend "e2e: sent" $PATIENCE $backend
+    say "what was sent over the vsock came back, both ways"
+}
+
+# restart DEVICE BACKEND: kills it, and waits for the next.
+restart() {
+    order "restart-$2"
+    await backend "$1: the backend is gone" $PATIENCE $backend
+    await backend "$1: a backend is connected" $PATIENCE $backend
+    say "the backend of the $2 was killed and started again"
+}
+
 # goes_on: the frontend's guest has done more, from now on.
 goes_on() {
     while next_line frontend; do :; done
@@ -60,7 +80,7 @@ goes_on() {
 
 open_logs
 start_backend
-say "the backend is behind the relay"
+say "the backends are behind the relay"
 
 start_frontend fill
 heard sum
@@ -69,8 +89,9 @@ end_frontend
 say "filled $written"
 
 # Steady state, and rest.
-start_frontend verify,measure
+start_frontend verify,listen,measure
 expect "$written"
+both_ways
 heard ready
 count_backend before
 echo go >frontend.in
@@ -94,10 +115,9 @@ say "the frontend was killed"
 start_frontend verify,forever
 expect "$written"
 heard running
-order restart
-await backend "the backend is gone" $PATIENCE $backend
-await backend "a backend is connected" $PATIENCE $backend
-say "the backend was killed and started again"
+restart 01.0 disk
+goes_on
+restart 02.0 vsock
 goes_on
 
 echo go >frontend.in
@@ -105,8 +125,9 @@ end_frontend
 
 # The disk is in the memory of the backend's guest, and lost with it. The frontend
 # has to find the next one.
-start_frontend verify,survive
+start_frontend verify,listen,survive
 expect "$written"
+both_ways
 heard running
 order reboot
 await_end backend $backend
