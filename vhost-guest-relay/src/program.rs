@@ -159,7 +159,11 @@ fn find_uuid(class: &Path, uuid: &str) -> Option<PathBuf> {
 }
 
 fn serve_one(open: &Open, stop: &UnixStream) -> Result<(), Failure> {
-    let log = |text: &str| eprintln!("vhost-guest-relay: {}: {text}", open.name);
+    let log = |text: &str| {
+        // In one piece, lest others write in between; nobody need read it.
+        let line = format!("vhost-guest-relay: {}: {text}\n", open.name);
+        let _ = io::stderr().write_all(line.as_bytes());
+    };
     log("waiting for a backend");
     let service = Service {
         device: &open.node,
