@@ -80,7 +80,7 @@ impl<M: GuestAddressSpace> Device<M> {
     /// A file of the frontend's memory has changed. If it shrank, the guest
     /// must not touch what is missing.
     fn check_memory(&mut self) -> Result<(), Fault> {
-        self.watch.drain();
+        self.watch.take();
         if self.memory.withdraw(None)? {
             return Err(Fault::frontend(TRUNCATED));
         }

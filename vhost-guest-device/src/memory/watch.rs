@@ -41,12 +41,13 @@ impl Watch {
         self.inotify.as_fd()
     }
 
-    /// Takes note of all changes so far.
-    pub(crate) fn drain(&self) {
+    /// Takes note of changes: of 64 at most, and the rest makes it readable
+    /// again. A frontend that goes on writing could make more for ever.
+    pub(crate) fn take(&self) {
         // An event is 16 bytes and bears no name. Which file it was does not
         // matter: all are looked at.
         let mut events = [0; 1024];
-        while rustix::io::read(&self.inotify, &mut events).is_ok_and(|n| n > 0) {}
+        let _ = rustix::io::read(&self.inotify, &mut events);
     }
 
     /// Watches `files`, and no others.

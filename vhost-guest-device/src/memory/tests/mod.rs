@@ -12,6 +12,7 @@ mod layout;
 mod placement;
 mod random;
 mod table;
+mod watch;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
