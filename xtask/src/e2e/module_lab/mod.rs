@@ -20,7 +20,7 @@ host with KVM. On it the example `kvm` runs a Linux guest that tests the driver,
 also with device state that a frontend saves and loads, and then one that serves a
 disk with it, from a process that is not root, to stock QEMUs. In between it is
 counted that nothing runs while nothing happens. In the end, the process is killed
-with requests under way, and another one goes on.
+with a request under way, and another one goes on.
 
 Usage: cargo xtask e2e module [OPTIONS]
 
@@ -34,6 +34,8 @@ Logs and consoles are kept in target/e2e/.
 /// before and after, and the asking wakes it.
 const IDLE_SECONDS: u32 = 5;
 const WAITS_OF_ASKING: i64 = 1;
+/// What the disk is on: it has to be a file system that can be frozen.
+const RAM_DISK_MODULE: &str = "brd";
 
 struct Options {
     seconds: u32,
@@ -82,7 +84,8 @@ fn make_root(lab: &Lab, options: &Options) -> Result<Root> {
     let root = lab.root(include_str!("guest/host.sh"), &settings)?;
     root.add_program("kvm", &kvm)?;
     root.add_program("vhost_guest_peer", &built.peer)?;
-    let modules = [("vhost_guest", built.module)];
+    let mut modules = lab.host.find_modules(&[RAM_DISK_MODULE])?;
+    modules.push(("vhost_guest", built.module));
     let role = include_str!("guest/backend.sh");
     let programs = [
         ("backend", &*backend),

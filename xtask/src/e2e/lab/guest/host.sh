@@ -137,14 +137,14 @@ await_socket() {
     done
 }
 
-# start_frontend ROLES [OPTION]: a stock VM, whose disk is disk.sock, with an option
-# for the socket. It has what a kernel would only spend time on left out; that would
-# look for devices on 256 buses.
+# start_frontend ROLES [OPTION [OPTION]]: a stock VM, whose disk is disk.sock, with an
+# option for the socket and one for the disk. It has what a kernel would only spend
+# time on left out; that would look for devices on 256 buses.
 start_frontend() {
     qemu-system-x86_64 -M q35,sata=off,smbus=off,i8042=off,vmport=off -accel kvm -cpu host -m 256 -L /usr/share/qemu -L /usr/share/seabios \
         -nodefaults -no-user-config -no-reboot -display none -serial stdio \
         -object memory-backend-memfd,id=memory,size=256M,share=on,hugetlb=on,hugetlbsize=2M -numa node,memdev=memory \
-        -chardev "socket,id=disk,path=disk.sock$2" -device vhost-user-blk-pci,chardev=disk,num-queues=1 \
+        -chardev "socket,id=disk,path=disk.sock$2" -device "vhost-user-blk-pci,chardev=disk,num-queues=1$3" \
         -kernel /lab/vmlinuz -initrd /lab/frontend.initramfs \
         -append "console=ttyS0 panic=-1 quiet pci=lastbus=0 roles=$1 count=$COUNT" \
         <>frontend.in >>frontend.log 2>&1 &

@@ -35,8 +35,22 @@ test_driver() {
 # A process that may open the device, and nothing else. What it is asked comes by a
 # pipe, since the console says what is to happen to it.
 start_disk() {
-    su disk -c 'exec /lab/backend --module --disk /disk.img --queues 1' <>/questions &
+    su disk -c 'exec /lab/backend --module --disk /disk/image --queues 1' <>/questions &
     backend=$!
+}
+
+# It dies in the middle of a request: of a write to a file system that stands still.
+kill_disk() {
+    fsfreeze --freeze /disk || fail "freezing the file system"
+    tries=0
+    until read -r _ _ state _ <"/proc/$backend/stat" && [ "$state" = D ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 6000 ] || fail "the backend writes nothing"
+        usleep 10000
+    done
+    kill -9 $backend
+    fsfreeze --unfreeze /disk || fail "thawing the file system"
+    wait $backend
 }
 
 # After the backend was killed.
@@ -50,10 +64,13 @@ check_nothing_left() {
 }
 
 serve_disk() {
-    mkdir -p /etc
+    mkdir -p /etc /disk
+    mke2fs /dev/ram0 >/dev/null 2>&1 || fail "mke2fs"
+    mount -t ext4 /dev/ram0 /disk || fail "mounting the file system of the disk"
     echo 'disk:x:1000:1000::/:/bin/sh' >/etc/passwd
-    truncate -s 32M /disk.img
-    chown disk /disk.img "/dev/vhost-guest/$device"
+    # Half of it is never written, and the file system is smaller.
+    truncate -s 32M /disk/image
+    chown disk /disk/image "/dev/vhost-guest/$device"
     mkfifo /questions
     start_disk
     stty -echo </dev/console
@@ -64,8 +81,7 @@ serve_disk() {
             echo >/questions
             ;;
         kill)
-            kill -9 $backend
-            wait $backend
+            kill_disk
             check_nothing_left
             start_disk
             ;;
