@@ -128,6 +128,17 @@ fn shows_its_configuration_before_features_ok_and_keeps_it() {
 }
 
 #[test]
+fn counts_writes_to_read_only_configuration_and_keeps_it() {
+    let mut rig = rig::serving();
+    let before: [u8; 4] = rig.read(DEVICE);
+    for writes in 0..3 {
+        assert_eq!(rig.device.registers.ignored_writes(), writes);
+        rig.write(DEVICE, &0xFFFF_FFFF_u32.to_le_bytes());
+        assert_eq!(rig.read::<4>(DEVICE), before);
+    }
+}
+
+#[test]
 fn accepts_the_same_features_again_after_a_reset() {
     for features in [feature::VERSION_1, feature::offered(false)] {
         let mut rig = Rig::new();

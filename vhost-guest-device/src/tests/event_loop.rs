@@ -4,7 +4,7 @@
 
 //! The device in an event loop of the VMM's.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -203,8 +203,17 @@ fn has_threads_only_for_what_can_block() {
 }
 
 #[test]
-fn a_jail_keeps_the_event_descriptor() {
+fn a_jail_keeps_the_event_descriptor_and_all_eventfds() {
     let Vmm { function, .. } = vmm("jail");
     let event_fd = function.event_fd().as_raw_fd();
-    assert!(function.fds_to_keep().contains(&event_fd));
+    let kept = function.fds_to_keep();
+    assert!(kept.contains(&event_fd));
+    let is_eventfd = |fd: &RawFd| {
+        let file = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        file.as_os_str() == "anon_inode:[eventfd]"
+    };
+    // The device's own, one for each queue's doorbell, and those of the
+    // interrupts: of the queues and of the configuration.
+    let eventfds = kept.iter().filter(|fd| is_eventfd(fd)).count();
+    assert_eq!(eventfds, 1 + 4 + (4 + 1));
 }
