@@ -8,12 +8,12 @@
 //! [`Interrupts`] on the interrupt controller's, lends guest memory, and runs
 //! the driver in one of its threads as if that were a guest.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::arena::Arena;
 use crate::transport::{DmaMemory, InterruptMode, MsiMessage, Transport, Wake};
 use crate::vectors::VectorSet;
 use crate::window::Window;
@@ -97,7 +97,7 @@ pub enum EmulatedError {
 pub struct Emulated {
     platform: Platform,
     bars: [u64; 6],
-    ram_used: AtomicU64,
+    arena: Arena,
 }
 
 /// Number of the shared memory BAR.
@@ -131,10 +131,14 @@ impl Emulated {
             }
             bar += if slot.wide { 2 } else { 1 };
         }
+        let arena = Arena::new(DmaMemory {
+            memory: platform.ram.clone(),
+            address: platform.ram_address,
+        });
         Ok(Self {
             platform,
             bars,
-            ram_used: AtomicU64::new(0),
+            arena,
         })
     }
 }
@@ -222,19 +226,7 @@ impl Transport for Emulated {
     }
 
     fn allocate_dma(&self, len: usize) -> Option<DmaMemory> {
-        let len = u64::try_from(len).ok()?.checked_next_multiple_of(PAGE)?;
-        let end = |used: u64| {
-            let end = used.checked_add(len)?;
-            (end <= self.platform.ram.len()).then_some(end)
-        };
-        let offset = self
-            .ram_used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, end)
-            .ok()?;
-        Some(DmaMemory {
-            memory: self.platform.ram.slice(offset, len).ok()?,
-            address: self.platform.ram_address + offset,
-        })
+        self.arena.allocate(len)
     }
 
     fn interrupts(&self, wanted: u16) -> InterruptMode {

@@ -44,7 +44,7 @@ extern crate alloc;
 
 #[cfg(all(feature = "sysfs", target_os = "linux"))]
 mod access;
-#[cfg(all(feature = "sysfs", target_os = "linux"))]
+#[cfg(any(feature = "emulated", all(feature = "sysfs", target_os = "linux")))]
 mod arena;
 mod backend;
 #[cfg(feature = "blk")]
