@@ -49,6 +49,7 @@ mod arena;
 mod backend;
 #[cfg(feature = "blk")]
 pub mod blk;
+mod carried;
 mod common;
 #[cfg(test)]
 mod crash;
@@ -86,6 +87,7 @@ mod vring;
 mod window;
 
 pub use backend::{Backend, State};
+pub use carried::Carried;
 pub use device::{Device, Events, Inbound, Outbound, Status};
 pub use error::Error;
 pub use memory::Memory;

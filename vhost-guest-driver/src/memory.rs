@@ -8,13 +8,10 @@ use alloc::vec::Vec;
 
 use vhost_guest_msg::{IotlbKind, MemTable, Permission, Region};
 
+use crate::carried::MAX_REGIONS;
 use crate::iotlb::{Iotlb, Lost, Place};
 use crate::log::DirtyLog;
 use crate::window::Window;
-
-/// Regions of the frontend's memory at one time, as many as libvhost-user
-/// and DPDK's and rust-vmm's libraries carry at most.
-pub(crate) const MAX_REGIONS: usize = 509;
 
 /// The memory of the frontend's guest: regions of its physical addresses, and
 /// where each is in the window.

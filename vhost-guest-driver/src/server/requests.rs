@@ -14,9 +14,9 @@ use vhost_guest_msg::{
 
 use super::session::Session;
 use crate::backend::Backend;
+use crate::carried::MAX_REGIONS;
 use crate::inflight::{record_len, Record};
 use crate::log::DirtyLog;
-use crate::memory::MAX_REGIONS;
 use crate::vring::Vring;
 
 /// What the server itself can do.
@@ -86,7 +86,10 @@ impl Session {
             // Deprecated: to be ignored, says vhost-user.
             R::SetOwner | R::ResetOwner => {}
             R::GetQueueNum => return Ok(Some(Reply::U64(self.queues().into()))),
-            R::GetMaxMemSlots => return Ok(Some(Reply::U64(MAX_REGIONS as u64))),
+            R::GetMaxMemSlots => {
+                let slots = self.carried.memory_slots(MAX_REGIONS as u64);
+                return Ok(Some(Reply::U64(slots)));
+            }
             R::SetMemTable(table) => self.set_mem_table(&table)?,
             R::AddMemReg(region) => self.change_memory(&region.region, true)?,
             R::RemMemReg(region) => self.change_memory(&region.region, false)?,
@@ -183,9 +186,9 @@ impl Session {
     fn offered(&self, backend: &mut impl Backend) -> ProtocolFeatures {
         let own = backend.protocol_features().intersection(BACKEND_FEATURES);
         let mut offered = PROTOCOL_FEATURES.union(own);
-        let state = self.carries_state && backend.state().is_some();
+        let state = backend.state().is_some();
         offered.set(ProtocolFeatures::DEVICE_STATE, state);
-        offered
+        self.carried.protocol_features(offered)
     }
 
     fn set_protocol_features(

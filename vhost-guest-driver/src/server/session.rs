@@ -15,6 +15,7 @@ use vhost_guest_msg::{
 use super::state::StateTransfer;
 use super::Statistics;
 use crate::backend::Backend;
+use crate::carried::Carried;
 use crate::memory::Memory;
 use crate::port::Port;
 use crate::vring::{Ring, RingFault, Vring};
@@ -56,15 +57,16 @@ pub(super) struct Session {
     /// SET_LOG_FD came.
     pub log_signal: bool,
     pub config_changed: bool,
-    /// The device carries device state.
-    pub carries_state: bool,
+    /// What the device carries of what the backend offers.
+    pub carried: Carried,
     pub transfer: StateTransfer,
     fresh: bool,
 }
 
 impl Session {
     pub fn new(device: &impl Port, backend: &impl Backend) -> Self {
-        let queues = backend.queues().min(device.max_queues());
+        let carried = Carried::new(device.max_queues(), device.state_piece());
+        let queues = carried.queues(backend.queues().into());
         let limits = Limits {
             max_queues: queues,
             ..Limits::default()
@@ -83,7 +85,7 @@ impl Session {
             backend_channel: false,
             log_signal: false,
             config_changed: false,
-            carries_state: device.state_piece() > 0,
+            carried,
             transfer: StateTransfer::default(),
             fresh: true,
         }
