@@ -7,17 +7,17 @@
 //! | reply to | change |
 //! |---|---|
 //! | GET_PROTOCOL_FEATURES | features that need more than a guest has are taken out |
+//! | GET_QUEUE_NUM, GET_MAX_MEM_SLOTS | no more than the device carries |
 //! | GET_INFLIGHT_FD | the descriptor is dropped: the device makes the memory |
 //! | SET_DEVICE_STATE_FD | a descriptor takes the place of ours; "no descriptor" is set |
 //!
-//! The device takes out features that it does not carry, too. But the relay is
-//! the one who knows what it can do for a backend.
+//! A backend knows nothing of the device, and announces what it can do itself.
 
 use std::os::fd::OwnedFd;
 
+use vhost_guest_driver::Carried;
 use vhost_guest_msg::{
-    frontend, DeviceStateReply, Endian, Frame, HeaderFlags, Limits, ProtocolFeatures, Reply,
-    ReplyShape,
+    frontend, DeviceStateReply, Endian, Frame, HeaderFlags, Limits, Reply, ReplyShape,
 };
 
 use crate::error::End;
@@ -46,7 +46,7 @@ pub enum State {
 pub fn take(
     frame: Frame<'_, OwnedFd>,
     limits: &Limits,
-    carries_state: bool,
+    carried: &Carried,
 ) -> Result<Incoming, End> {
     if !frame.header.flags.contains(HeaderFlags::REPLY) {
         let code = frame.header.code;
@@ -54,7 +54,9 @@ pub fn take(
         return Err(End::BackendFault(text));
     }
     match frame.header.code {
-        frontend::GET_PROTOCOL_FEATURES => protocol_features(&frame, limits, carries_state),
+        frontend::GET_PROTOCOL_FEATURES => protocol_features(&frame, limits, carried),
+        frontend::GET_QUEUE_NUM => number(&frame, limits, |most| carried.queues(most).into()),
+        frontend::GET_MAX_MEM_SLOTS => number(&frame, limits, |most| carried.memory_slots(most)),
         frontend::SET_DEVICE_STATE_FD => device_state(frame, limits),
         _ => Ok(unchanged(&frame)),
     }
@@ -90,14 +92,23 @@ fn decode(frame: &Frame<'_, OwnedFd>, shape: ReplyShape, limits: &Limits) -> Res
 fn protocol_features(
     frame: &Frame<'_, OwnedFd>,
     limits: &Limits,
-    carries_state: bool,
+    carried: &Carried,
 ) -> Result<Incoming, End> {
     let mut reply = decode(frame, ReplyShape::ProtocolFeatures, limits)?;
     if let Reply::ProtocolFeatures(features) = &mut reply {
-        *features &= ProtocolFeatures::forwardable();
-        if !carries_state {
-            features.remove(ProtocolFeatures::DEVICE_STATE);
-        }
+        *features = carried.protocol_features(*features);
+    }
+    changed(frame, &reply, State::Untouched)
+}
+
+fn number(
+    frame: &Frame<'_, OwnedFd>,
+    limits: &Limits,
+    clamp: impl FnOnce(u64) -> u64,
+) -> Result<Incoming, End> {
+    let mut reply = decode(frame, ReplyShape::U64, limits)?;
+    if let Reply::U64(most) = &mut reply {
+        *most = clamp(*most);
     }
     changed(frame, &reply, State::Untouched)
 }

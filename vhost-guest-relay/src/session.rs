@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::io::Errno;
+use vhost_guest_driver::Carried;
 use vhost_guest_msg::{decode_whole, Context, Endian, FrontendRequest, Limits, Message};
 
 use crate::channel::Channel;
@@ -31,6 +32,8 @@ pub struct Session<'a, D> {
     device: &'a D,
     backend: Socket,
     limits: Limits,
+    /// What the device carries of what the backend offers.
+    carried: Carried,
     context: Context,
     /// What kicks the backend, and what it calls.
     eventfds: Eventfds,
@@ -59,6 +62,7 @@ impl<'a, D: Device> Session<'a, D> {
         Ok(Self {
             device,
             backend: Socket::new(backend, &limits),
+            carried: Carried::new(device.max_queues(), device.state_piece()),
             context: Context::default(),
             eventfds: Eventfds::default(),
             reply: None,
@@ -145,10 +149,10 @@ impl<'a, D: Device> Session<'a, D> {
     fn pass_replies(&mut self) -> Result<(), End> {
         loop {
             if self.reply.is_none() {
-                let (limits, carries_state) = (&self.limits, self.state.is_some());
+                let (limits, carried) = (&self.limits, &self.carried);
                 let incoming = self
                     .backend
-                    .receive(|frame| replies::take(frame, limits, carries_state))?;
+                    .receive(|frame| replies::take(frame, limits, carried))?;
                 let Some(incoming) = incoming else {
                     return Ok(());
                 };

@@ -224,6 +224,23 @@ fn masks_features_that_need_more_than_a_guest_has() {
 }
 
 #[test]
+fn announces_no_more_than_the_device_carries() {
+    let mut rig = Rig::new();
+    rig.negotiate(ProtocolFeatures::MQ | ProtocolFeatures::CONFIGURE_MEM_SLOTS);
+    for (request, of_backend, of_both) in [
+        (Request::GetQueueNum, 128, 8),
+        (Request::GetQueueNum, 2, 2),
+        (Request::GetMaxMemSlots, u64::MAX, 509),
+        (Request::GetMaxMemSlots, 8, 8),
+    ] {
+        rig.frontend_sends(&request);
+        rig.backend_receives();
+        rig.backend_replies(request.code(), &Reply::U64(of_backend));
+        assert_eq!(rig.frontend_receives(request.code()), Reply::U64(of_both));
+    }
+}
+
+#[test]
 fn leaves_the_memory_for_a_record_to_the_device() {
     let mut rig = Rig::new();
     rig.negotiate(ProtocolFeatures::INFLIGHT_SHMFD);
