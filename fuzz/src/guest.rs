@@ -209,6 +209,7 @@ fn store(machine: &mut Machine, address: u64, data: &[u8]) {
 fn answer(message: &[u8]) -> Option<Vec<u8>> {
     let (endian, limits) = (Endian::NATIVE, Limits::default());
     let context = Context {
+        offered: None,
         features: VirtioFeatures::all(),
         protocol_features: ProtocolFeatures::all(),
     };

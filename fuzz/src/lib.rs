@@ -135,6 +135,7 @@ impl Mode {
         match self.0 & 4 {
             0 => Context::default(),
             _ => Context {
+                offered: None,
                 features: VirtioFeatures::all(),
                 protocol_features: ProtocolFeatures::all(),
             },

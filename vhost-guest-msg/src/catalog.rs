@@ -15,7 +15,7 @@ mod row;
 pub use row::{FdRule, Gate, Layout, ReplyRule, Row, Verdict};
 
 use macros::catalog;
-use row::Gate::{Always, Protocol, Virtio};
+use row::Gate::{Always, Offered, Protocol, Virtio};
 use row::Verdict::{Forward, Handle, Refuse};
 
 use crate::body::{
@@ -54,7 +54,7 @@ catalog! {
     15 GET_PROTOCOL_FEATURES GetProtocolFeatures, None, Always, ProtocolFeatures, Handle;
     16 SET_PROTOCOL_FEATURES SetProtocolFeatures(P), None, Always, Ack, Forward;
     17 GET_QUEUE_NUM GetQueueNum, None, Protocol(P::MQ), U64, Forward;
-    18 SET_VRING_ENABLE SetVringEnable(VringEnable), None, Virtio(V::PROTOCOL_FEATURES), Ack, Forward;
+    18 SET_VRING_ENABLE SetVringEnable(VringEnable), None, Offered(V::PROTOCOL_FEATURES), Ack, Forward;
     19 SEND_RARP SendRarp(Rarp), None, Protocol(P::RARP), Ack, Forward;
     20 NET_SET_MTU NetSetMtu(u64), None, Protocol(P::MTU), Ack, Forward;
     21 SET_BACKEND_REQ_FD SetBackendReqFd(OnlyFd<F>), One, Protocol(P::BACKEND_REQ), Ack, Handle;

@@ -4,7 +4,7 @@
 
 //! What a message may ask for, and what was negotiated before it.
 
-use crate::{FrontendRequest, ProtocolFeatures, VirtioFeatures};
+use crate::{FrontendRequest, ProtocolFeatures, Reply, VirtioFeatures};
 
 /// Upper bounds that a decoder holds a peer to.
 ///
@@ -40,12 +40,15 @@ impl Default for Limits {
     }
 }
 
-/// What the frontend has acknowledged so far on this connection.
+/// What was offered and acknowledged so far on this connection.
 ///
 /// A few messages mean different things depending on it: SET_LOG_BASE with
 /// and without `LOG_SHMFD`, and every acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
+    /// The value of the last reply to GET_FEATURES. A frontend that connects
+    /// again may remember it and not ask.
+    pub offered: Option<VirtioFeatures>,
     /// The value of the last SET_FEATURES.
     pub features: VirtioFeatures,
     /// The value of the last SET_PROTOCOL_FEATURES.
@@ -61,5 +64,35 @@ impl Context {
             FrontendRequest::SetProtocolFeatures(features) => self.protocol_features = *features,
             _ => {}
         }
+    }
+
+    /// Takes in a reply of the backend's; only the offer of features changes
+    /// anything.
+    pub fn observe_reply(&mut self, reply: &Reply) {
+        if let Reply::Features(features) = reply {
+            self.offered = Some(*features);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Gate;
+
+    #[test]
+    fn a_gate_on_an_offer_is_closed_by_an_offer_without_it_alone() {
+        let feature = VirtioFeatures::PROTOCOL_FEATURES;
+        let gate = Gate::Offered(feature);
+        let mut context = Context::default();
+        assert!(gate.is_open(&context), "nobody asked");
+        context.observe_reply(&Reply::Features(VirtioFeatures::VERSION_1));
+        assert!(!gate.is_open(&context));
+        context.observe(&FrontendRequest::<()>::SetFeatures(feature));
+        assert!(gate.is_open(&context), "it was acknowledged");
+        context.observe(&FrontendRequest::<()>::SetFeatures(VirtioFeatures::empty()));
+        context.observe_reply(&Reply::Features(feature));
+        assert!(gate.is_open(&context), "it was offered");
+        assert!(!Gate::Virtio(feature).is_open(&context));
     }
 }

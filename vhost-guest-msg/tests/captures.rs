@@ -76,6 +76,7 @@ fn play(capture: &str, mut inspect: impl FnMut(&FrontendRequest<u32>)) -> usize 
             let accepted = tracker
                 .accept(&frame.header, frame.body, Endian::Little, &limits)
                 .unwrap();
+            context.observe_reply(&accepted.reply);
             let mut bytes = vec![0; line.bytes.len()];
             let need_reply = frame.header.flags.contains(HeaderFlags::NEED_REPLY);
             let code = frame.header.code;

@@ -17,6 +17,7 @@ fn render(rows: &[Row]) -> String {
     for row in rows {
         let gate = match row.gate {
             Gate::Always => String::new(),
+            Gate::Offered(feature) => names(feature.iter_names()) + ", offered",
             Gate::Virtio(feature) => names(feature.iter_names()),
             Gate::Protocol(feature) => names(feature.iter_names()),
         };

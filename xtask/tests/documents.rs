@@ -279,7 +279,9 @@ fn a_message_is_found_with_its_parts_in_order() {
 fn gate(message: &Message) -> String {
     let name = match message.gate {
         Gate::Always => Some("always"),
-        Gate::Virtio(feature) => feature.iter_names().next().map(|(name, _)| name),
+        Gate::Offered(feature) | Gate::Virtio(feature) => {
+            feature.iter_names().next().map(|(name, _)| name)
+        }
         Gate::Protocol(feature) => feature.iter_names().next().map(|(name, _)| name),
     };
     name.expect("a gate with a name").to_owned()

@@ -64,6 +64,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let Accepted {
             mut reply, ticket, ..
         } = accepted.map_err(Fault::guest)?;
+        connection.session.observe_reply(&reply);
         let Duty { pass, then } = ticket;
         let fd = self.fulfil(then, &mut reply)?;
         if !pass {

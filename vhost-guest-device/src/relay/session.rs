@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use vhost_guest_msg::{Context, Limits, ProtocolFeatures, RingLayout, VirtioFeatures, VringAddr};
+use vhost_guest_msg::{
+    Context, Limits, ProtocolFeatures, Reply, RingLayout, VirtioFeatures, VringAddr,
+};
 
 use crate::error::Fault;
 use crate::memory::RingAddress;
@@ -63,6 +65,11 @@ impl Session {
     /// What decoding and replies depend on.
     pub(crate) fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// The guest has answered `GET_FEATURES`.
+    pub(crate) fn observe_reply(&mut self, reply: &Reply) {
+        self.context.observe_reply(reply);
     }
 
     /// Whether the frontend may rely on acknowledgements.

@@ -11,6 +11,7 @@ mod conformance;
 mod device_state;
 mod event_loop;
 mod frontends;
+mod gates;
 mod hostile_descriptors;
 mod hostile_flow;
 mod hostile_frontend;

@@ -75,7 +75,7 @@ impl Session {
         }
         match request {
             R::GetFeatures => {
-                return Ok(Some(Reply::Features(backend.features() | FEATURES)));
+                return Ok(Some(Reply::Features(offered_features(backend))));
             }
             R::SetFeatures(features) => self.set_features(features, backend)?,
             R::GetProtocolFeatures => {
@@ -229,7 +229,7 @@ impl Session {
         features: VirtioFeatures,
         backend: &mut impl Backend,
     ) -> Result<(), Reason> {
-        if !(backend.features() | FEATURES).contains(features) {
+        if !offered_features(backend).contains(features) {
             return Err(NOT_OFFERED);
         }
         let logging = features.contains(VirtioFeatures::LOG_ALL);
@@ -348,6 +348,11 @@ impl Session {
         backend.reset();
         backend.set_features(self.context.features);
     }
+}
+
+/// What a reply to GET_FEATURES says.
+pub(super) fn offered_features(backend: &impl Backend) -> VirtioFeatures {
+    backend.features() | FEATURES
 }
 
 fn refuse_unless(done: bool) -> Result<(), Reason> {

@@ -12,6 +12,7 @@ use vhost_guest_msg::{
     Limits, MessageError, ProtocolFeatures, Reply, ReplyExpectation, ReplyShape,
 };
 
+use super::requests;
 use super::state::StateTransfer;
 use super::Statistics;
 use crate::backend::Backend;
@@ -73,7 +74,10 @@ impl Session {
         };
         let count = usize::from(queues);
         Self {
-            context: Context::default(),
+            context: Context {
+                offered: Some(requests::offered_features(backend)),
+                ..Context::default()
+            },
             limits,
             memory: Memory::new(device.window().clone()),
             vrings: core::iter::repeat_with(Vring::default)

@@ -85,18 +85,28 @@ pub enum FdRule {
 pub enum Gate {
     /// Nothing.
     Always,
-    /// A virtio feature.
+    /// A virtio feature that the backend offers; whether the frontend
+    /// acknowledges it is no matter. QEMU's network cards enable rings before
+    /// they acknowledge anything, and every backend lets them.
+    Offered(VirtioFeatures),
+    /// A virtio feature that the frontend has acknowledged.
     Virtio(VirtioFeatures),
-    /// A protocol feature.
+    /// A protocol feature that the frontend has acknowledged.
     Protocol(ProtocolFeatures),
 }
 
 impl Gate {
-    /// Whether what was acked lets the message through.
+    /// Whether what was offered or acked lets the message through.
+    ///
+    /// A frontend that did not ask for the offer on this connection may know
+    /// it from an earlier one: then the backend has to judge.
     #[must_use]
     pub fn is_open(self, context: &Context) -> bool {
         match self {
             Self::Always => true,
+            Self::Offered(feature) => context
+                .offered
+                .is_none_or(|offered| offered.union(context.features).contains(feature)),
             Self::Virtio(feature) => context.features.contains(feature),
             Self::Protocol(feature) => context.protocol_features.contains(feature),
         }

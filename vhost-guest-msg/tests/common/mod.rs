@@ -21,6 +21,7 @@ pub const ENDIANS: [Endian; 2] = [Endian::Little, Endian::Big];
 /// Everything acked.
 pub fn context() -> Context {
     Context {
+        offered: None,
         features: VirtioFeatures::all(),
         protocol_features: ProtocolFeatures::all(),
     }

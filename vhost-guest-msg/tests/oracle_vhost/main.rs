@@ -86,6 +86,7 @@ fn theirs(case: &Case) -> Option<Seen> {
     let Context {
         features,
         protocol_features,
+        ..
     } = context();
     for request in [
         FrontendRequest::<()>::GetFeatures,

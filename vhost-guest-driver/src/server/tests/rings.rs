@@ -73,6 +73,32 @@ fn disabled_vrings_rest() {
     assert!(ring.used().is_some());
 }
 
+/// QEMU's network cards do so.
+#[test]
+fn a_vring_may_be_enabled_before_features_are_acknowledged() {
+    let mut setup = Setup::new();
+    setup.ask_u64(&Request::GetFeatures);
+    setup.send(&Request::SetVringEnable(VringEnable {
+        index: 0,
+        enable: true,
+    }));
+    assert!(!setup.disconnected());
+    setup.negotiate();
+    setup.share_memory();
+    let mut ring = GuestRing::new(setup.fake.window.clone(), 8, 0);
+    let (index, fd) = (0, Some(()));
+    for request in [
+        Request::SetVringNum(VringNum::new(index, ring.num).unwrap()),
+        Request::SetVringAddr(ring.address(index)),
+        Request::SetVringKick(VringFd { index, fd }),
+    ] {
+        assert!(setup.acked(&request), "{request:?}");
+    }
+    ring.add(&[(GPA, 1, 0)]);
+    setup.kick(0);
+    assert!(ring.used().is_some());
+}
+
 #[test]
 fn without_protocol_features_vrings_are_enabled() {
     let mut setup = Setup::new();
