@@ -6,6 +6,8 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
+#include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -176,6 +178,7 @@ const struct file_operations vg_fops = {
 	.read = vg_channel_read,
 	.write = vg_channel_write,
 	.poll = vg_channel_poll,
+	.get_unmapped_area = thp_get_unmapped_area,
 	.mmap = vg_window_mmap,
 	.unlocked_ioctl = vg_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
@@ -192,15 +195,14 @@ static int vg_release_file(struct inode *inode, struct file *file)
 
 static loff_t vg_window_seek(struct file *file, loff_t offset, int whence)
 {
-	const struct vg_file *further = file->private_data;
-
-	return fixed_size_llseek(file, offset, whence, further->region.size);
+	return fixed_size_llseek(file, offset, whence, i_size_read(file_inode(file)));
 }
 
 static const struct file_operations vg_window_fops = {
 	.owner = THIS_MODULE,
 	.release = vg_release_file,
 	.llseek = vg_window_seek,
+	.get_unmapped_area = thp_get_unmapped_area,
 	.mmap = vg_window_mmap,
 };
 
@@ -212,6 +214,40 @@ static const struct file_operations vg_channel_fops = {
 	.poll = vg_channel_poll,
 };
 
+static const struct file_operations vg_neighbour_fops = {
+	.owner = THIS_MODULE,
+};
+
+/*
+ * A file with an inode of its own, which has a size and a block size: programs look
+ * at both. It lies where the kernel has its anonymous inodes, and not in the file
+ * system of this module: a path to it (O_PATH, /proc/PID/fd) can be held by a
+ * process after the file is closed, and the module unloaded.
+ */
+static struct file *vg_new_window_file(const struct vg_file *further, const char *name, int flags)
+{
+	struct file *neighbour, *file;
+	struct inode *inode;
+
+	neighbour = anon_inode_getfile(name, &vg_neighbour_fops, NULL, O_RDWR);
+	if (IS_ERR(neighbour))
+		return neighbour;
+	inode = alloc_anon_inode(file_inode(neighbour)->i_sb);
+	if (IS_ERR(inode)) {
+		file = ERR_CAST(inode);
+		goto out;
+	}
+	vg_window_describe(further, inode);
+	file = alloc_file_pseudo(inode, neighbour->f_path.mnt, name, flags, &vg_window_fops);
+	if (IS_ERR(file))
+		iput(inode);
+	else
+		__module_get(THIS_MODULE);
+out:
+	fput(neighbour);
+	return file;
+}
+
 /* A file that knows the device, but does not keep it open. */
 static struct file *vg_new_file(struct vg_file *opener, const char *name, unsigned int what,
 				const struct vhost_guest_region *region, int flags)
@@ -220,7 +256,7 @@ static struct file *vg_new_file(struct vg_file *opener, const char *name, unsign
 	struct vg_file *further;
 	struct file *file;
 
-	further = kzalloc(sizeof(*further), GFP_KERNEL);
+	further = kzalloc(sizeof(*further), GFP_KERNEL_ACCOUNT);
 	if (!further)
 		return ERR_PTR(-ENOMEM);
 	further->vg = vg;
@@ -231,13 +267,16 @@ static struct file *vg_new_file(struct vg_file *opener, const char *name, unsign
 	down_read(&vg->window_lock);
 	further->generation = vg->generation;
 	up_read(&vg->window_lock);
-	file = anon_inode_getfile(name, further->only_window ? &vg_window_fops : &vg_channel_fops,
-				  further, flags);
+	if (further->only_window)
+		file = vg_new_window_file(further, name, flags);
+	else
+		file = anon_inode_getfile(name, &vg_channel_fops, further, flags);
 	if (IS_ERR(file)) {
 		kfree(further);
 		return file;
 	}
 	get_device(&vg->dev);
+	file->private_data = further;
 	file->f_mapping = vg->inode->i_mapping;
 	return file;
 }

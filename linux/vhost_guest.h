@@ -235,6 +235,7 @@ void vg_window_init(struct vhost_guest *vg);
 void vg_window_exit(struct vhost_guest *vg);
 void vg_window_open(struct vhost_guest *vg);
 void vg_window_close(struct vhost_guest *vg);
+void vg_window_describe(const struct vg_file *file, struct inode *inode);
 int vg_window_mmap(struct file *file, struct vm_area_struct *vma);
 
 /* channel.c */

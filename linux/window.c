@@ -75,6 +75,21 @@ void vg_window_close(struct vhost_guest *vg)
 	unmap_mapping_range(vg->inode->i_mapping, 0, 0, 1);
 }
 
+/*
+ * What a program sees of a file before it maps it. It is mapped in pages, so its size
+ * is in whole ones, and a program that rounds up what it maps stays within it: to
+ * pages, or to the block size, which is that of a huge page only where file, memory
+ * and length all allow for one.
+ */
+void vg_window_describe(const struct vg_file *file, struct inode *inode)
+{
+	u64 start = file->vg->window_start + file->region.offset;
+	u64 size = PAGE_ALIGN(file->region.size);
+
+	i_size_write(inode, size);
+	inode->i_blkbits = IS_ALIGNED(start | size, PMD_SIZE) ? PMD_SHIFT : PAGE_SHIFT;
+}
+
 /* Whether a file may be mapped now, under the lock. */
 static bool vg_window_is_open(const struct vg_file *file)
 {

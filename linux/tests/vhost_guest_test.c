@@ -25,6 +25,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -34,6 +35,7 @@
 
 #define BLOCK_DEVICE	2
 #define PAGE		4096UL
+#define HUGE_PAGE	(2UL << 20)
 
 static const char *address;
 static const char *module;
@@ -467,7 +469,6 @@ static void test_regions(void)
 	FAILS(open_region(fd, PAGE, UINT64_MAX), EINVAL);
 	region = open_region(fd, size - 2 * PAGE, PAGE + 1);
 	check(region >= 0, "a part of the window has a file");
-	check(lseek(region, 0, SEEK_END) == (off_t)PAGE + 1, "its size can be asked for");
 	FAILS(ioctl(region, VHOST_GUEST_OPEN_REGION, nowhere), ENOTTY);
 	FAILS(map(region, 3 * PAGE, 0), EINVAL);
 	FAILS(map(region, PAGE, 2 * PAGE), EINVAL);
@@ -479,6 +480,61 @@ static void test_regions(void)
 	FAILS(map(region, PAGE, 0), ENODEV);
 	munmap(mapping, 2 * PAGE);
 	close(region);
+	close(fd);
+}
+
+/* Whether a file looks so, and can be mapped as a program that looks at it does. */
+static void check_looks(int file, uint64_t size, uint64_t block)
+{
+	struct stat look = { 0 };
+	uint8_t *mapping;
+	bool aligned = true;
+
+	fstat(file, &look);
+	check(look.st_size == (off_t)size && lseek(file, 0, SEEK_END) == (off_t)size,
+	      "a file of %#lx bytes", size);
+	check(look.st_blksize == (blksize_t)block, "and blocks of %#lx", block);
+	/* What comes in between would be in the way of what is aligned by chance. */
+	for (int i = 0; i < 4; i++) {
+		mapping = map(file, size, 0);
+		aligned &= mapping != MAP_FAILED && (uintptr_t)mapping % block == 0;
+		aligned &= load(mapping + size - 1) == 0xff;
+		munmap(mapping, size);
+		mmap(NULL, PAGE * (i + 1), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	}
+	check(aligned, "it is mapped where its blocks can be");
+}
+
+static void test_looks(void)
+{
+	int fd = open_device(0), file;
+	uint64_t size = info_of(fd).window_size;
+	char name[64];
+
+	if (size < 4 * HUGE_PAGE)
+		give_up("a window that is too small");
+	file = ioctl(fd, VHOST_GUEST_OPEN, VHOST_GUEST_OPEN_WINDOW);
+	check_looks(file, size, HUGE_PAGE);
+	close(file);
+	file = open_region(fd, HUGE_PAGE, 2 * HUGE_PAGE);
+	check_looks(file, 2 * HUGE_PAGE, HUGE_PAGE);
+	FAILS(ftruncate(file, PAGE), EINVAL);
+	FAILS(fallocate(file, 0, 0, PAGE), ENODEV);
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", file);
+	FAILS(truncate(name, PAGE), EINVAL);
+	FAILS(open(name, O_RDWR), ENXIO);
+	check_looks(file, 2 * HUGE_PAGE, HUGE_PAGE);
+	close(file);
+	file = open_region(fd, PAGE, 2 * HUGE_PAGE);
+	check_looks(file, 2 * HUGE_PAGE, PAGE);
+	close(file);
+	/* Its last page is there as a whole, for a program that maps whole ones. */
+	file = open_region(fd, 0, HUGE_PAGE + 1);
+	check_looks(file, HUGE_PAGE + PAGE, PAGE);
+	close(file);
+	file = open_region(fd, 0, 0x3b10);
+	check_looks(file, 0x4000, PAGE);
+	close(file);
 	close(fd);
 }
 
@@ -645,10 +701,14 @@ static void test_unplug(void)
 
 static void test_unload(void)
 {
-	int fd = open_device(0), window;
+	int fd = open_device(0), window, path;
+	struct stat look = { 0 };
 	uint8_t *mapping;
+	char name[64];
 
-	window = ioctl(fd, VHOST_GUEST_OPEN, VHOST_GUEST_OPEN_WINDOW);
+	window = open_region(fd, PAGE, PAGE);
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", window);
+	path = open(name, O_PATH);
 	mapping = map(window, PAGE, 0);
 	close(window);
 	FAILS(unload_module(), EAGAIN);
@@ -659,6 +719,8 @@ static void test_unload(void)
 	munmap(mapping, PAGE);
 	WORKS(unload_module());
 	FAILS(open(node, O_RDWR), ENOENT);
+	check(!fstat(path, &look) && look.st_size == PAGE, "a path to a file outlives the module");
+	close(path);
 	check(load_module(), "the module can be loaded again");
 	close(open_device(0));
 	for (int i = 0; i < 10; i++) {
@@ -824,6 +886,7 @@ int main(int argc, char **argv)
 	test_bad_mappings();
 	test_mappings();
 	test_regions();
+	test_looks();
 	test_death();
 	test_unbind();
 	test_function_reset();

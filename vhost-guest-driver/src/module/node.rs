@@ -186,7 +186,7 @@ impl Node {
 
     /// As [`open_window`](Self::open_window), for `size` bytes of the window
     /// from `offset` on, a multiple of the page size: offset 0 in the file is
-    /// the first of them, and `lseek` tells how many there are.
+    /// the first of them, and its size is theirs in whole pages.
     pub fn open_region(&self, offset: u64, size: u64) -> io::Result<OwnedFd> {
         Ok(abi::open_region(self.as_fd(), offset, size)?)
     }

@@ -201,9 +201,13 @@ struct vhost_guest_region {
 
 /*
  * A file as VHOST_GUEST_OPEN_WINDOW gives, for a part of the window: its offset
- * 0 is the start of the part, and lseek() tells the size. It is what a program
- * expects that gets the memory of the frontend in files, and maps each of them
- * from its beginning.
+ * 0 is the start of the part. It is what a program expects that gets the memory of
+ * the frontend in files, and maps each of them from its beginning.
+ *
+ * Of both kinds of files, fstat() and lseek() tell the size, in whole pages: the
+ * last one is there as a whole. The block size (st_blksize) is that of a huge page
+ * if size and place allow for these, and of a page if not; a mapping starts at a
+ * multiple of it unless the program says where.
  */
 #define VHOST_GUEST_OPEN_REGION	_IOW(VHOST_GUEST_MAGIC, 0x07, struct vhost_guest_region)
 
