@@ -157,3 +157,34 @@ macro_rules! methods {
 
 methods!(FrontendRequest);
 methods!(BackendRequest);
+
+impl<F> FrontendRequest<F> {
+    /// Whether the request resets the device behind the backend: RESET_DEVICE,
+    /// or a device status of 0. All rings stop and are as they were at first;
+    /// memory, descriptors and what was negotiated stay.
+    ///
+    /// ```
+    /// use vhost_guest_msg::FrontendRequest;
+    ///
+    /// assert!(FrontendRequest::<()>::ResetDevice.resets_device());
+    /// assert!(FrontendRequest::<()>::SetStatus(0).resets_device());
+    /// assert!(!FrontendRequest::<()>::SetStatus(0xf).resets_device());
+    /// // Deprecated, and best ignored (vhost-user, frontend message types).
+    /// assert!(!FrontendRequest::<()>::ResetOwner.resets_device());
+    /// ```
+    #[must_use]
+    pub fn resets_device(&self) -> bool {
+        // A device status has 8 bits (virtio, device status field).
+        matches!(self, Self::ResetDevice)
+            || matches!(self, Self::SetStatus(status) if status & 0xff == 0)
+    }
+
+    /// The ring that stops with the reply to the request.
+    #[must_use]
+    pub fn stops_vring(&self) -> Option<u8> {
+        match self {
+            Self::GetVringBase(vring) | Self::GetVringBaseSkipDrain(vring) => Some(vring.index),
+            _ => None,
+        }
+    }
+}

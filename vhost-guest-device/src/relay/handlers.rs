@@ -123,6 +123,9 @@ pub(crate) fn carry_out(
 ) -> Result<Forward, Refusal> {
     use FrontendRequest as Request;
     check_gate(&request, on.session)?;
+    if request.resets_device() {
+        on.session.forget_rings();
+    }
     match request {
         Request::SetFeatures(features) => {
             on.session.set_features(features)?;
@@ -176,10 +179,6 @@ pub(crate) fn carry_out(
         Request::SetDeviceStateFd(state) => set_device_state_fd(state, on),
         // It has waited for the end of the transfer.
         Request::CheckDeviceState => Ok(Forward::plain(Request::CheckDeviceState)),
-        Request::ResetDevice => {
-            on.session.forget_rings();
-            Ok(Forward::plain(Request::ResetDevice))
-        }
         other => pass(other),
     }
 }

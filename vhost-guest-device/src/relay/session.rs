@@ -154,10 +154,11 @@ impl Session {
         self.rings.values().flatten().copied().collect()
     }
 
-    /// `RESET_DEVICE` stops all rings. Their addresses are sent again before
-    /// they start.
+    /// The device behind the guest's backend is reset: all rings stop. Their
+    /// sizes and addresses are sent again before they start.
     pub(crate) fn forget_rings(&mut self) {
         self.rings.clear();
+        self.sizes.clear();
     }
 
     /// `GET_VRING_BASE` stops one.

@@ -33,6 +33,7 @@ mod qemu;
 mod random;
 mod replay;
 mod requests;
+mod resets;
 mod rig;
 mod session;
 mod siege;
