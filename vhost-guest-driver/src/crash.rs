@@ -36,3 +36,11 @@ pub(crate) fn after<R>(stores: u32, backend: impl FnOnce() -> R) -> Option<R> {
         Err(panic) => resume_unwind(panic),
     }
 }
+
+/// What somebody else does meanwhile, whose stores do not count.
+pub(crate) fn aside<R>(other: impl FnOnce() -> R) -> R {
+    let left = LEFT.take();
+    let result = other();
+    LEFT.set(left);
+    result
+}

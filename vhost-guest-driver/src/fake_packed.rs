@@ -170,7 +170,11 @@ pub(crate) struct PackedBench {
 
 impl PackedBench {
     pub fn new(num: u16, features: VirtioFeatures) -> Self {
-        let window = Window::allocate(0x40_0000).unwrap();
+        Self::within(Window::allocate(0x40_0000).unwrap(), num, features)
+    }
+
+    /// The same in memory that there is.
+    pub fn within(window: Window, num: u16, features: VirtioFeatures) -> Self {
         let guest = PackedRing::new(window.clone(), num, 0);
         let mut memory = Memory::new(window);
         assert!(memory.add(&Region::new(GPA, LEN, USER, 0).unwrap()));

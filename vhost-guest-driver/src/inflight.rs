@@ -6,7 +6,8 @@
 //! backend (vhost-user, inflight I/O tracking).
 //!
 //! One area for each vring, as long as a multiple of 64 bytes. Each request
-//! that is completed is a batch of its own here.
+//! that is completed is a batch of its own here. Others write records, too,
+//! and promise less: what is taken over is checked against the ring.
 //!
 //! The stores of one request need no fences between them: nobody reads a
 //! record at the same time, and whatever kills a backend kills it between
@@ -21,7 +22,7 @@ use crate::vring::Request;
 use crate::window::{Window, WindowError, Word};
 
 pub(crate) use packed::PackedRecord;
-pub(crate) use split::SplitRecord;
+pub(crate) use split::{Available, SplitRecord};
 
 const VERSION: u16 = 1;
 
@@ -108,6 +109,10 @@ impl Record {
     }
 }
 
+#[cfg(test)]
+mod foreign;
+#[cfg(test)]
+mod foreign_tests;
 #[cfg(test)]
 mod packed_tests;
 #[cfg(test)]

@@ -26,8 +26,10 @@
 //!
 //! The old values are those of the last request that is certainly complete,
 //! the others those of the one that is about to be: the ring says whether it
-//! is. Values that belong together are stored together, since none of them
-//! means anything alone.
+//! is. Values that belong together are stored together here, since none of
+//! them means anything alone. DPDK stores one after the other, the heads of
+//! the free entries before what belongs to them: first the new one, before
+//! the ring says that a request is complete, then the old one, when it has.
 //!
 //! The ring itself does not say where it stands, so this does, unless the
 //! frontend knows.
@@ -77,9 +79,9 @@ pub(crate) struct PackedRecord {
 }
 
 /// The old and the new value of something.
-#[derive(Clone, Copy)]
-struct Pair {
-    new: u16,
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Pair<N = u16> {
+    new: N,
     old: u16,
 }
 
@@ -115,17 +117,20 @@ impl PackedRecord {
         self.area.store(USED_AT, wraps << 32 | indices)
     }
 
-    fn load_used(&self) -> Result<Pair, Unsound> {
+    /// Where the vring stands, and where it is about to: nowhere, if that is
+    /// still being stored.
+    fn load_used(&self, num: u16) -> Result<Pair<Option<u16>>, Unsound> {
         let value: u64 = self.area.load(USED_AT)?;
         let [a, b, c, d, new, old, ..] = value.to_le_bytes();
         let position = |index: [u8; 2], wrap: u8| match (u16::from_le_bytes(index), wrap) {
-            (index, 0) if index < self.area.desc_num => Ok(index),
-            (index, 1) if index < self.area.desc_num => Ok(index | WRAP),
-            _ => Err(Unsound),
+            (_, 2..) => Err(Unsound),
+            (index, _) if index >= num => Ok(None),
+            (index, 0) => Ok(Some(index)),
+            (index, _) => Ok(Some(index | WRAP)),
         };
         Ok(Pair {
             new: position([a, b], new)?,
-            old: position([c, d], old)?,
+            old: position([c, d], old)?.ok_or(Unsound)?,
         })
     }
 
@@ -163,11 +168,11 @@ impl PackedRecord {
         }
         let mut claimed = self.free_entries()?;
         let mut taken = self.taken(&mut claimed)?;
-        // Neither free nor of a request: lost, and nobody loses any.
         let count: usize = taken.iter().map(|(_, r)| r.descriptors.len()).sum();
-        if claimed.contains(&false) || count > usize::from(num) {
+        if count > usize::from(num) {
             return Err(Unsound);
         }
+        self.reclaim(&claimed)?;
         if told && taken.is_empty() {
             // The guest may have begun anew with its ring.
             self.area.store(VERSION_AT, 0u16)?;
@@ -212,18 +217,26 @@ impl PackedRecord {
             new: self.area.load(FREE_AT)?,
             old: self.area.load(FREE_AT + 2)?,
         };
-        let mut used = self.load_used()?;
-        if used.new & !WRAP >= num || used.old & !WRAP >= num {
-            return Err(Unsound);
-        }
-        if used.new != used.old && !is_available(flags(used.old)?, used.old) {
+        let mut used = self.load_used(num)?;
+        // The order is that of a request that is completed, or of none: this
+        // may be cut short as well.
+        match used.new.filter(|new| *new != used.old) {
             // The guest has it.
-            (free.old, used.old) = (free.new, used.new);
+            Some(new) if free.new == free.old || !is_available(flags(used.old)?, used.old) => {
+                (free.old, used.old) = (free.new, new);
+                self.store_free(free)?;
+                self.store_used(Pair { new, old: new })?;
+            }
+            _ => {
+                free.new = free.old;
+                self.store_used(Pair {
+                    new: used.old,
+                    old: used.old,
+                })?;
+                self.store_free(free)?;
+            }
         }
-        (free.new, used.new) = (free.old, used.old);
-        self.store_free(free)?;
-        self.store_used(used)?;
-        (self.free_head, self.used) = (free.new, used.new);
+        (self.free_head, self.used) = (free.old, used.old);
         Ok(())
     }
 
@@ -243,6 +256,23 @@ impl PackedRecord {
             entry = self.behind(entry)?;
         }
         Ok(free)
+    }
+
+    /// Entries that are neither free nor of a request were lost on the way:
+    /// they are free.
+    fn reclaim(&mut self, claimed: &[bool]) -> Result<(), WindowError> {
+        for (entry, _) in (0..).zip(claimed).filter(|(_, claimed)| !**claimed) {
+            let behind = self.free_head;
+            self.area.store(self.entry(entry) + NEXT_AT, behind)?;
+            if let Some(next) = self.next.get_mut(usize::from(entry)) {
+                *next = behind;
+            }
+            self.free_head = entry;
+        }
+        self.store_free(Pair {
+            new: self.free_head,
+            old: self.free_head,
+        })
     }
 
     /// The requests that were taken and not completed, with their counters.

@@ -34,6 +34,39 @@ const INFLIGHT_AT: u64 = 0;
 const NEXT_AT: u64 = 6;
 const COUNTER_AT: u64 = 8;
 
+/// What is available in a vring: the index that the guest has come to, and
+/// the heads on the way there.
+pub(crate) struct Available<F> {
+    pub index: u16,
+    pub num: u16,
+    /// The head in a slot.
+    pub head: F,
+}
+
+impl<F: Fn(u16) -> Result<u16, WindowError>> Available<F> {
+    /// Whether `taken` are the requests from `start` on, one behind the
+    /// other. Slots that the guest has used again by now do not count.
+    fn begins_with(&self, start: u16, taken: &[Taken]) -> Result<bool, WindowError> {
+        for (position, taken) in (0..).map(|i| start.wrapping_add(i)).zip(taken) {
+            let ahead = self.index.wrapping_sub(position);
+            if ahead == 0 || ahead > self.num.saturating_add(1) {
+                return Ok(false);
+            }
+            if ahead <= self.num && (self.head)(position % self.num)? != taken.head {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A request that the record says was taken and not completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Taken {
+    counter: u64,
+    head: u16,
+}
+
 /// The area of one vring.
 #[derive(Debug)]
 pub(crate) struct SplitRecord {
@@ -55,12 +88,16 @@ impl SplitRecord {
         HEADER_LEN + ENTRY_LEN * u64::from(head)
     }
 
-    /// Gets ready for a vring of `num` descriptors whose used index is
-    /// `used_idx`. Returns the heads of the requests that an earlier backend
-    /// took and did not complete, in the order in which it took them; `None`
-    /// if there was none.
-    pub fn open(&mut self, num: u16, used_idx: u16) -> Result<Option<VecDeque<u16>>, Unsound> {
-        if num > self.area.desc_num {
+    /// Gets ready for a vring whose used index is `used_idx`. Returns the
+    /// heads of the requests that an earlier backend took and did not
+    /// complete, in the order in which it took them; `None` if there was
+    /// none.
+    pub fn open(
+        &mut self,
+        used_idx: u16,
+        available: &Available<impl Fn(u16) -> Result<u16, WindowError>>,
+    ) -> Result<Option<VecDeque<u16>>, Unsound> {
+        if available.num > self.area.desc_num {
             return Err(Unsound);
         }
         match self.area.load::<u16>(VERSION_AT)? {
@@ -75,16 +112,18 @@ impl SplitRecord {
         if features != 0 || self.area.load::<u16>(DESC_NUM_AT)? != self.area.desc_num {
             return Err(Unsound);
         }
-        let stale = self.finish_last_batch(num, used_idx)?;
-        let mut taken = self.taken(num)?;
-        if stale && !taken.is_empty() {
-            return Err(Unsound);
-        }
-        self.area.store(USED_IDX_AT, used_idx)?;
+        let mut taken = self.taken(available.num)?;
         taken.sort_unstable();
-        let next = |(counter, _): &(u64, u16)| counter.wrapping_add(1);
+        for head in self.last_batch(used_idx, &taken, available)? {
+            self.area.store(self.entry(head) + INFLIGHT_AT, 0u8)?;
+        }
+        taken.retain(|taken| self.is_inflight(taken.head) == Ok(true));
+        let last: u16 = self.area.load(LAST_BATCH_HEAD_AT)?;
+        self.last_batch_head = if last < self.area.desc_num { last } else { 0 };
+        self.area.store(USED_IDX_AT, used_idx)?;
+        let next = |taken: &Taken| taken.counter.wrapping_add(1);
         self.counter = taken.last().map_or(0, next);
-        Ok(Some(taken.into_iter().map(|(_, head)| head).collect()))
+        Ok(Some(taken.into_iter().map(|taken| taken.head).collect()))
     }
 
     fn initialise(&mut self, used_idx: u16) -> Result<(), WindowError> {
@@ -103,38 +142,75 @@ impl SplitRecord {
     }
 
     /// The used index may say that more requests are complete than the
-    /// record does: those of the last batch. `true` if it says what cannot
-    /// be, since the vring has been set up anew.
-    fn finish_last_batch(&mut self, num: u16, used_idx: u16) -> Result<bool, Unsound> {
-        let mut head = self.area.load::<u16>(LAST_BATCH_HEAD_AT)?;
-        let batch = used_idx.wrapping_sub(self.area.load::<u16>(USED_IDX_AT)?);
-        if batch > num {
-            self.last_batch_head = 0;
-            return Ok(true);
-        }
-        if head >= self.area.desc_num {
-            return Err(Unsound);
-        }
-        self.last_batch_head = head;
-        for _ in 0..batch {
-            if head >= self.area.desc_num {
-                return Err(Unsound);
+    /// record does: those of the last batch, which are returned.
+    ///
+    /// libvhost-user and DPDK leave the record's used index at 0 until a
+    /// first request is complete, wherever the ring stands. Until then, what
+    /// was taken is in the ring, one behind the other: from the used index
+    /// on, or one before it if one of them is complete.
+    fn last_batch(
+        &self,
+        used_idx: u16,
+        taken: &[Taken],
+        available: &Available<impl Fn(u16) -> Result<u16, WindowError>>,
+    ) -> Result<Vec<u16>, Unsound> {
+        let recorded: u16 = self.area.load(USED_IDX_AT)?;
+        if recorded == 0 && self.is_first_use(taken)? {
+            for completed in [0, 1] {
+                if available.begins_with(used_idx.wrapping_sub(completed), taken)? {
+                    return self.batch(completed);
+                }
             }
-            self.area.store(self.entry(head) + INFLIGHT_AT, 0u8)?;
-            head = self.area.load(self.entry(head) + NEXT_AT)?;
         }
-        Ok(false)
+        self.batch(used_idx.wrapping_sub(recorded))
     }
 
-    /// The requests that were taken and not completed, with their counters.
-    fn taken(&self, num: u16) -> Result<Vec<(u64, u16)>, Unsound> {
+    /// Whether `taken` is all that was ever taken, as far as can be seen.
+    fn is_first_use(&self, taken: &[Taken]) -> Result<bool, Unsound> {
+        let first = (0..).zip(taken).all(|(i, taken)| taken.counter == i);
+        for head in (0..self.area.desc_num).filter(|_| first) {
+            let counter: u64 = self.area.load(self.entry(head) + COUNTER_AT)?;
+            if counter != 0 && !self.is_inflight(head)? {
+                return Ok(false);
+            }
+        }
+        Ok(first && !taken.is_empty())
+    }
+
+    fn is_inflight(&self, head: u16) -> Result<bool, WindowError> {
+        Ok(self.area.load::<u8>(self.entry(head) + INFLIGHT_AT)? != 0)
+    }
+
+    /// The heads of the last batch, if it has `len` requests; nothing, if
+    /// what is there is none: each request is in it once.
+    fn batch(&self, len: u16) -> Result<Vec<u16>, Unsound> {
+        let mut batch = Vec::new();
+        if len > self.area.desc_num {
+            return Ok(batch);
+        }
+        let mut seen = alloc::vec![false; usize::from(self.area.desc_num)];
+        let mut head = self.area.load(LAST_BATCH_HEAD_AT)?;
+        for _ in 0..len {
+            let seen = seen.get_mut(usize::from(head));
+            if seen.is_none_or(|seen| core::mem::replace(seen, true)) {
+                return Ok(Vec::new());
+            }
+            batch.push(head);
+            head = self.area.load(self.entry(head) + NEXT_AT)?;
+        }
+        Ok(batch)
+    }
+
+    /// The requests that were taken and not completed.
+    fn taken(&self, num: u16) -> Result<Vec<Taken>, Unsound> {
         let mut taken = Vec::new();
         for head in 0..self.area.desc_num {
             let entry = self.entry(head);
             match self.area.load::<u8>(entry + INFLIGHT_AT)? {
                 0 => {}
                 1 if head < num => {
-                    taken.push((self.area.load(entry + COUNTER_AT)?, head));
+                    let counter = self.area.load(entry + COUNTER_AT)?;
+                    taken.push(Taken { counter, head });
                 }
                 _ => return Err(Unsound),
             }

@@ -7,7 +7,7 @@
 use core::sync::atomic::{fence, Ordering};
 
 use super::{Parts, Request, RingFault, Vring};
-use crate::inflight::Record;
+use crate::inflight::{Available, Record};
 use crate::window::Word;
 
 impl Vring {
@@ -18,7 +18,15 @@ impl Vring {
         // What was used before a backend went away is in the ring.
         self.used_idx = window.load_le(parts.used + 2)?;
         let taken = match &mut self.record {
-            Some(Record::Split(record)) => record.open(self.num, self.used_idx),
+            Some(Record::Split(record)) => {
+                let slots = parts.available + 4;
+                let available = Available {
+                    index: window.load_le(parts.available + 2)?,
+                    num: self.num,
+                    head: |slot| window.load_le(slots + 2 * u64::from(slot)),
+                };
+                record.open(self.used_idx, &available)
+            }
             Some(Record::Packed(_)) => return Err(RingFault::Record),
             None => Ok(None),
         };
