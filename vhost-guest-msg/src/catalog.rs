@@ -38,13 +38,13 @@ catalog! {
     FrontendRequest, frontend, FRONTEND_ROWS, Channel::Main;
     // code name, variant(payload), descriptors, gate, reply, verdict
      1 GET_FEATURES GetFeatures, None, Always, Features, Forward;
-     2 SET_FEATURES SetFeatures(V), None, Always, Ack, Forward;
+     2 SET_FEATURES SetFeatures(V), None, Always, Ack, Handle;
      3 SET_OWNER SetOwner, None, Always, Ack, Forward;
      4 RESET_OWNER ResetOwner, None, Always, Ack, Forward;
      5 SET_MEM_TABLE SetMemTable(MemTable<F>), OnePerRegion, Always, Ack, Handle;
      6 SET_LOG_BASE SetLogBase(LogBase<F>), OneIfShared, Always, Log, Handle;
      7 SET_LOG_FD SetLogFd(OnlyFd<F>), One, Always, Ack, Handle;
-     8 SET_VRING_NUM SetVringNum(VringNum), None, Always, Ack, Forward;
+     8 SET_VRING_NUM SetVringNum(VringNum), None, Always, Ack, Handle;
      9 SET_VRING_ADDR SetVringAddr(VringAddr), None, Always, Ack, Handle;
     10 SET_VRING_BASE SetVringBase(VringBase), None, Always, Ack, Forward;
     11 GET_VRING_BASE GetVringBase(VringSelect), None, Always, VringBase, Handle;
@@ -52,8 +52,8 @@ catalog! {
     13 SET_VRING_CALL SetVringCall(VringFd<F>), OneUnlessNoFd, Always, Ack, Handle;
     14 SET_VRING_ERR SetVringErr(VringFd<F>), OneUnlessNoFd, Always, Ack, Handle;
     15 GET_PROTOCOL_FEATURES GetProtocolFeatures, None, Always, ProtocolFeatures, Handle;
-    16 SET_PROTOCOL_FEATURES SetProtocolFeatures(P), None, Always, Ack, Forward;
-    17 GET_QUEUE_NUM GetQueueNum, None, Protocol(P::MQ), U64, Forward;
+    16 SET_PROTOCOL_FEATURES SetProtocolFeatures(P), None, Always, Ack, Handle;
+    17 GET_QUEUE_NUM GetQueueNum, None, Protocol(P::MQ), U64, Handle;
     18 SET_VRING_ENABLE SetVringEnable(VringEnable), None, Offered(V::PROTOCOL_FEATURES), Ack, Forward;
     19 SEND_RARP SendRarp(Rarp), None, Protocol(P::RARP), Ack, Forward;
     20 NET_SET_MTU NetSetMtu(u64), None, Protocol(P::MTU), Ack, Forward;
@@ -70,12 +70,12 @@ catalog! {
     31 GET_INFLIGHT_FD GetInflightFd(Inflight), None, Protocol(P::INFLIGHT_SHMFD), Inflight, Handle;
     32 SET_INFLIGHT_FD SetInflightFd(SetInflight<F>), One, Protocol(P::INFLIGHT_SHMFD), Ack, Handle;
     33 GPU_SET_SOCKET GpuSetSocket(Opaque<F>), Any, Always, Ack, Refuse(GPU);
-    34 RESET_DEVICE ResetDevice, None, Protocol(P::RESET_DEVICE), Ack, Forward;
+    34 RESET_DEVICE ResetDevice, None, Protocol(P::RESET_DEVICE), Ack, Handle;
     35 VRING_KICK VringKick(VringSelect), None, Protocol(P::INBAND_NOTIFICATIONS), Ack, Refuse(INBAND);
-    36 GET_MAX_MEM_SLOTS GetMaxMemSlots, None, Protocol(P::CONFIGURE_MEM_SLOTS), U64, Forward;
+    36 GET_MAX_MEM_SLOTS GetMaxMemSlots, None, Protocol(P::CONFIGURE_MEM_SLOTS), U64, Handle;
     37 ADD_MEM_REG AddMemReg(MemRegion<F>), One, Protocol(P::CONFIGURE_MEM_SLOTS), Ack, Handle;
     38 REM_MEM_REG RemMemReg(RemMemReg), AtMostOneIgnored, Protocol(P::CONFIGURE_MEM_SLOTS), Ack, Handle;
-    39 SET_STATUS SetStatus(u64), None, Protocol(P::STATUS), Ack, Forward;
+    39 SET_STATUS SetStatus(u64), None, Protocol(P::STATUS), Ack, Handle;
     40 GET_STATUS GetStatus, None, Protocol(P::STATUS), U64, Forward;
     41 GET_SHARED_OBJECT GetSharedObject(Opaque<F>), Any, Protocol(P::SHARED_OBJECT), Opaque, Refuse(OBJECT);
     42 SET_DEVICE_STATE_FD SetDeviceStateFd(DeviceState<F>), One, Protocol(P::DEVICE_STATE), DeviceState, Handle;

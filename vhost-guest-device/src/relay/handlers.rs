@@ -4,8 +4,8 @@
 
 //! One handler for each frontend request that is more than passed on.
 //!
-//! [`carry_out`] is the switch: a request with no arm of its own is forwarded
-//! as it is. A handler gets the request with its descriptors, acquires what
+//! [`carry_out`] is the switch, and knows every request of the catalog: one
+//! that is added to it has to be added here too. A handler gets the request with its descriptors, acquires what
 //! the request asks for, and returns the request as the guest is to see it,
 //! without descriptors, together with what is left to do when the guest has
 //! replied. It either does everything or changes nothing.
@@ -121,104 +121,120 @@ pub(crate) fn carry_out(
     request: FrontendRequest<ForeignFd>,
     on: &mut Resources<'_>,
 ) -> Result<Forward, Refusal> {
-    use FrontendRequest as Request;
+    use FrontendRequest as R;
+
     check_gate(&request, on.session)?;
-    if request.resets_device() {
-        on.session.forget_rings();
-    }
     match request {
-        Request::SetFeatures(features) => {
-            on.session.set_features(features)?;
-            Ok(Forward::plain(Request::SetFeatures(features)))
+        R::SetFeatures(features) => {
+            on.session.set_features(features);
+            Ok(Forward::plain(R::SetFeatures(features)))
         }
-        Request::GetProtocolFeatures => Ok(Forward::then(
-            Request::GetProtocolFeatures,
+        R::GetProtocolFeatures => Ok(Forward::then(
+            R::GetProtocolFeatures,
             Then::ShowProtocolFeatures,
         )),
-        Request::SetProtocolFeatures(features) => {
+        R::SetProtocolFeatures(features) => {
             on.session.set_protocol_features(features)?;
-            Ok(Forward::plain(Request::SetProtocolFeatures(features)))
+            Ok(Forward::plain(R::SetProtocolFeatures(features)))
         }
-        Request::GetQueueNum => {
+        R::GetQueueNum => {
             let most = Then::AtMost(on.session.limits().max_queues.into());
-            Ok(Forward::then(Request::GetQueueNum, most))
+            Ok(Forward::then(R::GetQueueNum, most))
         }
-        Request::GetMaxMemSlots => {
+        R::GetMaxMemSlots => {
             let most = Then::AtMost(on.memory.max_regions() as u64);
-            Ok(Forward::then(Request::GetMaxMemSlots, most))
+            Ok(Forward::then(R::GetMaxMemSlots, most))
         }
-        Request::SetMemTable(table) => set_mem_table(table, on),
-        Request::AddMemReg(region) => add_mem_reg(region, on),
-        Request::RemMemReg(region) => rem_mem_reg(region, on),
-        Request::SetLogBase(log) => set_log_base(log, on),
-        Request::SetVringNum(ring) => {
+        R::SetMemTable(table) => set_mem_table(table, on),
+        R::AddMemReg(region) => add_mem_reg(region, on),
+        R::RemMemReg(region) => rem_mem_reg(region, on),
+        R::SetLogBase(log) => set_log_base(log, on),
+        R::SetLogFd(eventfd) => set_log_fd(eventfd, on),
+        R::SetVringNum(ring) => {
             on.session.set_size(ring.index(), ring.num());
-            Ok(Forward::plain(Request::SetVringNum(ring)))
+            Ok(Forward::plain(R::SetVringNum(ring)))
         }
-        Request::SetVringAddr(ring) => set_vring_addr(ring, on),
-        Request::GetInflightFd(record) => get_inflight_fd(record, on),
-        Request::SetInflightFd(record) => set_inflight_fd(record, on),
-        Request::GetVringBase(ring) => Ok(Forward::then(
-            Request::GetVringBase(ring),
-            Then::StopVring(ring.index),
-        )),
-        Request::GetVringBaseSkipDrain(ring) => Ok(Forward::then(
-            Request::GetVringBaseSkipDrain(ring),
-            Then::StopVring(ring.index),
-        )),
-        Request::SetVringKick(ring) => set_vring_kick(ring, on),
-        Request::SetVringCall(ring) => set_doorbell(ring, Doorbell::Call, on)
-            .map(Request::SetVringCall)
+        R::SetVringAddr(ring) => set_vring_addr(ring, on),
+        R::GetVringBase(ring) => {
+            let then = Then::StopVring(ring.index);
+            Ok(Forward::then(R::GetVringBase(ring), then))
+        }
+        R::GetVringBaseSkipDrain(ring) => {
+            let then = Then::StopVring(ring.index);
+            Ok(Forward::then(R::GetVringBaseSkipDrain(ring), then))
+        }
+        R::SetVringKick(ring) => set_vring_kick(ring, on),
+        R::SetVringCall(ring) => set_doorbell(ring, Doorbell::Call, on)
+            .map(R::SetVringCall)
             .map(Forward::plain),
-        Request::SetVringErr(ring) => set_doorbell(ring, Doorbell::Err, on)
-            .map(Request::SetVringErr)
+        R::SetVringErr(ring) => set_doorbell(ring, Doorbell::Err, on)
+            .map(R::SetVringErr)
             .map(Forward::plain),
-        Request::SetLogFd(eventfd) => set_log_fd(eventfd, on),
-        Request::IotlbMsg(entry) => iotlb_msg(entry, on),
-        Request::SetBackendReqFd(socket) => set_backend_req_fd(socket),
-        Request::SetDeviceStateFd(state) => set_device_state_fd(state, on),
+        R::IotlbMsg(entry) => iotlb_msg(entry, on),
+        R::SetBackendReqFd(socket) => set_backend_req_fd(socket),
+        R::GetInflightFd(record) => get_inflight_fd(record, on),
+        R::SetInflightFd(record) => set_inflight_fd(record, on),
+        R::SetDeviceStateFd(state) => set_device_state_fd(state, on),
         // It has waited for the end of the transfer.
-        Request::CheckDeviceState => Ok(Forward::plain(Request::CheckDeviceState)),
-        other => pass(other),
+        R::CheckDeviceState => Ok(Forward::plain(R::CheckDeviceState)),
+        request @ (R::ResetDevice | R::SetStatus(_)) => {
+            if request.resets_device() {
+                on.session.forget_rings();
+            }
+            Ok(Forward::plain(request.detach().0))
+        }
+        request @ (R::GetFeatures
+        | R::SetOwner
+        | R::ResetOwner
+        | R::SetVringBase(_)
+        | R::SetVringEnable(_)
+        | R::SendRarp(_)
+        | R::NetSetMtu(_)
+        | R::SetVringEndian(_)
+        | R::GetConfig(_)
+        | R::SetConfig(_)
+        | R::GetStatus) => Ok(Forward::plain(request.detach().0)),
+        request @ (R::CreateCryptoSession(_)
+        | R::CloseCryptoSession(_)
+        | R::PostcopyAdvise(_)
+        | R::PostcopyListen(_)
+        | R::PostcopyEnd(_)
+        | R::GpuSetSocket(_)
+        | R::VringKick(_)
+        | R::GetSharedObject(_)
+        | R::GetShmemConfig(_)
+        | R::Unknown { .. }) => Err(not_carried(&request)),
     }
 }
 
-/// The request is one that is carried, and what it needs was negotiated.
+/// What the request needs was negotiated (vhost-user, the section of each
+/// message). That is asked of what this connection acknowledged, never of what
+/// it was shown: a frontend may remember an offer.
 fn check_gate(request: &FrontendRequest<ForeignFd>, session: &Session) -> Result<(), Fault> {
     let Some(row) = request.row() else {
-        return Err(Fault::frontend(format_args!(
-            "unknown request {}",
-            request.code()
-        )));
+        return Ok(());
     };
-    if let Verdict::Refuse(reason) = row.verdict {
-        return Err(Fault::frontend(format_args!(
-            "{} is not carried: {reason}",
-            row.name
-        )));
+    let refused = matches!(row.verdict, Verdict::Refuse(_));
+    if refused || row.gate.is_open(session.context()) {
+        return Ok(());
     }
-    if !row.gate.is_open(session.context()) {
-        return Err(Fault::frontend(format_args!(
-            "{} without its feature",
-            row.name
-        )));
-    }
-    Ok(())
+    let name = row.name;
+    Err(Fault::frontend(format_args!("{name} without its feature")))
 }
 
-/// A request that the device has nothing to do for. What has no handler above
-/// but should have one is not carried yet.
-fn pass(request: FrontendRequest<ForeignFd>) -> Result<Forward, Refusal> {
-    match request.row() {
-        Some(row) if row.verdict == Verdict::Forward => {
-            let (request, _) = request.detach();
-            Ok(Forward::plain(request))
+/// A request of a feature that the device never shows, or of none.
+fn not_carried(request: &FrontendRequest<ForeignFd>) -> Refusal {
+    let (name, reason) = match request.row() {
+        None => {
+            let code = request.code();
+            return Fault::frontend(format_args!("unknown request {code}")).into();
         }
-        row => {
-            let name = row.map_or("an unknown request", |row| row.name);
-            Err(Fault::frontend(format_args!("{name} is not carried yet")).into())
-        }
-    }
+        Some(row) => match row.verdict {
+            Verdict::Refuse(reason) => (row.name, reason),
+            Verdict::Forward | Verdict::Handle => (row.name, "there is no queue for it"),
+        },
+    };
+    Fault::frontend(format_args!("{name} is not carried: {reason}")).into()
 }
 
 fn set_mem_table(table: MemTable<ForeignFd>, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
@@ -242,7 +258,7 @@ fn rem_mem_reg(region: RemMemReg, on: &mut Resources<'_>) -> Result<Forward, Ref
 fn set_log_base(log: LogBase<ForeignFd>, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
     let LogBase::Shared { area, fd } = log else {
         // An address in the frontend's process is of no use to a guest.
-        return Err(Fault::frontend("SET_LOG_BASE without LOG_SHMFD").into());
+        return Err(Refusal::request("a log that is not shared (LOG_SHMFD)"));
     };
     let place = |memory: &mut Memory| memory.place_area(Area::Log, fd, area.offset(), area.size());
     let (offset, ticket) = place(on.memory)?;
@@ -342,7 +358,7 @@ fn set_device_state_fd(
     on: &mut Resources<'_>,
 ) -> Result<Forward, Refusal> {
     let Some(pump) = &mut on.pump else {
-        return Err(Fault::frontend("SET_DEVICE_STATE_FD is not carried").into());
+        return Err(not_carried(&FrontendRequest::SetDeviceStateFd(state)));
     };
     let DeviceState { direction, fd } = state;
     let stream = pump.start(direction, StateFd::check(fd, direction)?)?;

@@ -9,8 +9,8 @@
 
 use vhost_guest_msg::frontend::{SET_DEVICE_STATE_FD, SET_LOG_BASE};
 use vhost_guest_msg::{
-    DecodeError, DeviceStateReply, Endian, FrontendRequest, LogReply, Message, Reply,
-    ReplyExpectation,
+    Context, DecodeError, DeviceStateReply, Endian, FrontendRequest, LogReply, Message,
+    ProtocolFeatures, Reply, ReplyExpectation,
 };
 use vm_memory::GuestAddressSpace;
 
@@ -115,7 +115,8 @@ impl<M: GuestAddressSpace> Device<M> {
             {
                 self.journal
                     .warn(format_args!("frontend: {name} refused: {reason}"));
-                let noted = connection.replies.expect_local(code, refusal(code));
+                let reply = refusal(code, connection.session.context());
+                let noted = connection.replies.expect_local(code, reply);
                 noted.map_err(Fault::frontend)
             }
             Err(Refusal::Request(reason)) => Err(Fault::frontend(format_args!("{name}: {reason}"))),
@@ -222,12 +223,15 @@ fn has_refusal(code: u32) -> bool {
 }
 
 /// What a refused request is answered with.
-fn refusal(code: u32) -> Reply {
+fn refusal(code: u32, context: &Context) -> Reply {
+    let shares_log = ProtocolFeatures::LOG_SHMFD;
     match code {
         SET_DEVICE_STATE_FD => Reply::DeviceState(DeviceStateReply(1).without_fd()),
         // Frontends that ask read a whole log, and would wait for ever for the
         // rest of a number. One without a size is none.
-        SET_LOG_BASE => Reply::Log(LogReply::Echo { size: 0, offset: 0 }),
+        SET_LOG_BASE if context.protocol_features.contains(shares_log) => {
+            Reply::Log(LogReply::Echo { size: 0, offset: 0 })
+        }
         _ => Reply::Ack(1),
     }
 }

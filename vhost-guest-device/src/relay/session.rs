@@ -28,8 +28,6 @@ pub(crate) struct Session {
     limits: Limits,
     context: Context,
     carried: ProtocolFeatures,
-    /// What the last `GET_PROTOCOL_FEATURES` reply showed the frontend.
-    shown: ProtocolFeatures,
     /// Sizes of the rings, by vring index, as far as the frontend has said.
     sizes: BTreeMap<u8, u16>,
     /// Where the rings are: for the frontend, and for the driver.
@@ -43,7 +41,6 @@ impl Session {
             limits,
             context: Context::default(),
             carried: carried(),
-            shown: ProtocolFeatures::empty(),
             sizes: BTreeMap::new(),
             rings: BTreeMap::new(),
         }
@@ -67,7 +64,7 @@ impl Session {
         &self.context
     }
 
-    /// The guest has answered `GET_FEATURES`.
+    /// The guest has answered.
     pub(crate) fn observe_reply(&mut self, reply: &Reply) {
         self.context.observe_reply(reply);
     }
@@ -81,34 +78,27 @@ impl Session {
 
     /// Edits a `GET_PROTOCOL_FEATURES` reply: what the device does not carry
     /// is cleared, and nothing else (vhost-guest specification, messages).
-    pub(crate) fn show(&mut self, offered: ProtocolFeatures) -> ProtocolFeatures {
-        self.shown = offered.intersection(self.carried);
-        self.shown
+    pub(crate) fn show(&self, offered: ProtocolFeatures) -> ProtocolFeatures {
+        offered.intersection(self.carried)
     }
 
-    /// `SET_PROTOCOL_FEATURES`: never modified; a bit that was not shown
-    /// disconnects.
+    /// `SET_PROTOCOL_FEATURES`: never modified; a bit that is not carried
+    /// disconnects. Whether the guest offers the others is the guest's to
+    /// check: a frontend that connects again may remember them and not ask.
     pub(crate) fn set_protocol_features(&mut self, chosen: ProtocolFeatures) -> Result<(), Fault> {
-        let unknown = chosen.difference(self.shown);
+        let unknown = chosen.difference(self.carried);
         if !unknown.is_empty() {
             let bits = unknown.bits();
-            let reason = format_args!("SET_PROTOCOL_FEATURES: bits {bits:#x} were not offered");
+            let reason = format_args!("SET_PROTOCOL_FEATURES: bits {bits:#x} are not carried");
             return Err(Fault::frontend(reason));
         }
         self.context.protocol_features = chosen;
         Ok(())
     }
 
-    /// `SET_FEATURES`. Logging needs a log that the guest can reach, which
-    /// only `LOG_SHMFD` gives it.
-    pub(crate) fn set_features(&mut self, features: VirtioFeatures) -> Result<(), Fault> {
-        let acked = self.context.protocol_features;
-        let unreachable = !acked.contains(ProtocolFeatures::LOG_SHMFD);
-        if features.contains(VirtioFeatures::LOG_ALL) && unreachable {
-            return Err(Fault::frontend("SET_FEATURES: LOG_ALL without LOG_SHMFD"));
-        }
+    /// `SET_FEATURES`, before or after `SET_PROTOCOL_FEATURES`.
+    pub(crate) fn set_features(&mut self, features: VirtioFeatures) {
         self.context.features = features;
-        Ok(())
     }
 
     /// Whether ring addresses are I/O virtual ones, which IOTLB messages
@@ -173,7 +163,7 @@ mod tests {
 
     #[test]
     fn clears_what_is_not_carried_and_changes_nothing_else() {
-        let mut session = Session::new(Limits::default());
+        let session = Session::new(Limits::default());
         let all = ProtocolFeatures::from_bits_retain(u64::MAX);
         let shown = session.show(all);
         assert_eq!(shown, carried());
@@ -195,31 +185,15 @@ mod tests {
     }
 
     #[test]
-    fn disconnects_a_protocol_feature_that_was_not_shown() {
+    fn disconnects_a_protocol_feature_that_is_not_carried() {
         let mut session = Session::new(Limits::default());
-        let fault = session
-            .set_protocol_features(ProtocolFeatures::MQ)
-            .unwrap_err();
-        assert!(matches!(fault, Fault::Frontend(_)));
-        session.show(ProtocolFeatures::MQ);
         session.set_protocol_features(ProtocolFeatures::MQ).unwrap();
-        assert!(session
-            .set_protocol_features(ProtocolFeatures::SHMEM)
-            .is_err());
+        for unknown in [ProtocolFeatures::SHMEM, WITH_MIGRATION] {
+            let fault = session.set_protocol_features(unknown).unwrap_err();
+            assert!(matches!(fault, Fault::Frontend(_)));
+        }
         assert_eq!(session.context().protocol_features, ProtocolFeatures::MQ);
-    }
-
-    #[test]
-    fn disconnects_logging_without_a_log_that_the_guest_can_reach() {
-        let mut session = Session::new(Limits::default());
-        let features = VirtioFeatures::LOG_ALL | VirtioFeatures::VERSION_1;
-        let fault = session.set_features(features).unwrap_err();
-        assert!(matches!(fault, Fault::Frontend(_)));
-        assert_eq!(session.context().features, VirtioFeatures::empty());
-        session.show(ProtocolFeatures::LOG_SHMFD);
-        session
-            .set_protocol_features(ProtocolFeatures::LOG_SHMFD)
-            .unwrap();
-        session.set_features(features).unwrap();
+        let mut session = session.with_migration();
+        session.set_protocol_features(WITH_MIGRATION).unwrap();
     }
 }

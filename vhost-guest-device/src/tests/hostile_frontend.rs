@@ -7,8 +7,8 @@
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 
+use vhost_guest_msg::Verdict;
 use vhost_guest_msg::{frontend, FdRule, Gate, Layout, ProtocolFeatures, Row, FRONTEND_ROWS};
-use vhost_guest_msg::{Verdict, VirtioFeatures};
 
 use super::rig::{self, event, message, words, VRINGS};
 use super::siege::{assert_closed, sample, sample_fds, send, Siege, NEED_REPLY, PLAIN, REPLY};
@@ -295,31 +295,6 @@ fn values_out_of_range_disconnect() {
             send(frontend, &message(code, NEED_REPLY, &payload), fds);
         });
     }
-    siege.serves_the_next();
-}
-
-#[test]
-fn features_that_were_not_offered_disconnect() {
-    let mut siege = Siege::with_migration();
-    for bit in 0..64 {
-        let feature = ProtocolFeatures::from_bits_retain(1 << bit);
-        if everything().contains(feature) {
-            continue;
-        }
-        let what = format!("protocol feature {bit}");
-        siege.costs_the_connection(ProtocolFeatures::MQ, &what, |_, frontend| {
-            frontend.send(&message(16, NEED_REPLY, &words(&[1 << bit])), &[]);
-        });
-    }
-    // Never offered at all, because never asked for.
-    siege.costs_the_connection(ProtocolFeatures::empty(), "unasked", |_, frontend| {
-        frontend.send(&message(16, PLAIN, &words(&[1])), &[]);
-    });
-    // Logging without a log that the guest can reach.
-    siege.costs_the_connection(ProtocolFeatures::MQ, "LOG_ALL", |_, frontend| {
-        let features = VirtioFeatures::LOG_ALL.bits();
-        frontend.send(&message(2, NEED_REPLY, &words(&[features])), &[]);
-    });
     siege.serves_the_next();
 }
 

@@ -265,6 +265,16 @@ fn refuses_a_log_beyond_its_file_and_one_without_a_descriptor() {
 }
 
 #[test]
+fn an_address_of_a_log_is_refused_with_what_its_sender_waits_for() {
+    let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::REPLY_ACK);
+    frontend.send(&message(6, 0x9, &words(&[0x7000_0000])), &[]);
+    assert_eq!(rig.receive(0), None);
+    let refusal = message(6, 0x5, &words(&[1]));
+    assert_eq!(frontend.receive(), Some(refusal));
+    assert!(!rig.needs_reset());
+}
+
+#[test]
 fn a_log_that_cannot_be_mapped_leaves_the_old_one() {
     // Who asks for an answer waits for a whole log (rust-vmm's frontend, in
     // vhost/src/vhost_user/frontend.rs of commit 4e217d99, and with it Cloud
