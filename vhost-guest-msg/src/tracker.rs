@@ -168,11 +168,11 @@ impl<T> ReplyTracker<T> {
         self.entries.is_empty()
     }
 
-    /// Whether the peer owes a reply; those that are optional or local are not
-    /// owed.
+    /// The oldest request whose reply the peer owes; those that are optional or
+    /// local are not owed.
     #[must_use]
-    pub fn is_owed(&self) -> bool {
-        let owed = |entry: &Entry<T>| {
+    pub fn owed(&self) -> Option<u32> {
+        let owed = |entry: &&Entry<T>| {
             matches!(
                 entry.due,
                 Due::Peer {
@@ -181,7 +181,7 @@ impl<T> ReplyTracker<T> {
                 }
             )
         };
-        self.entries.iter().any(owed)
+        self.entries.iter().find(owed).map(|entry| entry.code)
     }
 
     /// Whether there is no room for another. Optional replies make room: they

@@ -146,7 +146,7 @@ impl Connection {
 
     /// Whether the frontend waits for something that is the guest's to do.
     pub(crate) fn waits_for_guest(&self) -> bool {
-        self.replies.is_owed() || self.held.is_some()
+        self.replies.owed().is_some() || self.held.is_some()
     }
 
     /// Whether the frontend could do more itself: read what is there for it.

@@ -192,12 +192,13 @@ fn answers_for_a_peer_that_is_gone_in_order() {
 #[test]
 fn knows_what_is_owed() {
     let mut tracker = tracker();
-    assert!(!tracker.is_owed());
+    assert_eq!(tracker.owed(), None);
     tracker.expect(2, MAYBE, 0).unwrap();
     tracker.expect_local(3, Reply::Ack(1)).unwrap();
-    assert!(!tracker.is_owed());
+    assert_eq!(tracker.owed(), None);
     tracker.expect(4, ACK, 0).unwrap();
-    assert!(tracker.is_owed());
+    tracker.expect(5, ACK, 0).unwrap();
+    assert_eq!(tracker.owed(), Some(4));
     accept(&mut tracker, 4, &[0; 8]).unwrap();
-    assert!(!tracker.is_owed());
+    assert_eq!(tracker.owed(), Some(5));
 }
