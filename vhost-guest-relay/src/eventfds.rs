@@ -18,7 +18,7 @@
 use std::collections::hash_map::{Entry, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{eventfd, EventfdFlags};
+use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use vhost_guest_driver::module::Notification;
 
 use crate::device::Device;
@@ -46,6 +46,21 @@ impl Eventfds {
             }
         };
         fd.try_clone().map_err(End::system("dup"))
+    }
+
+    /// Kicks the backend once more, now that it has enabled a vring: one that looks
+    /// at its kicks before, and drops them, as those on `vhost-user-backend` before
+    /// 0.22 do, would not see what came meanwhile. A kick too many does no harm.
+    pub fn kick(&self, vring: u8) {
+        let Some(fd) = self.0.get(&Notification::Kick(vring.into())) else {
+            return;
+        };
+        // A backend may want its eventfd to block; what is full is a kick, too.
+        let mut ready = [PollFd::new(fd, PollFlags::OUT)];
+        let room = poll(&mut ready, Some(&Timespec::default())).is_ok_and(|count| count > 0);
+        if room {
+            let _ = rustix::io::write(fd, &1_u64.to_ne_bytes());
+        }
     }
 
     /// Ends the connection: the frontend wants no such notifications.

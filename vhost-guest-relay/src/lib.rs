@@ -37,6 +37,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod account;
 mod channel;
 mod device;
 mod direct;

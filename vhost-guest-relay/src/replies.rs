@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Replies of the backend: what is changed in them.
+//! Replies of the backend: which are due, and what is changed in them.
 //!
 //! | reply to | change |
 //! |---|---|
@@ -17,18 +17,36 @@ use std::os::fd::OwnedFd;
 
 use vhost_guest_driver::Carried;
 use vhost_guest_msg::{
-    frontend, DeviceStateReply, Endian, Frame, HeaderFlags, Limits, Reply, ReplyShape,
+    frontend, Accepted, Channel, DeviceStateReply, Endian, Frame, HeaderFlags, Limits, Reply,
+    ReplyExpectation, ReplyTracker, HEADER_SIZE,
 };
 
 use crate::error::End;
 
-/// A reply for the frontend.
+/// What a reply is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ticket {
+    /// The frontend wants it.
+    wanted: bool,
+    /// It says that this vring is enabled.
+    enables: Option<u8>,
+}
+
+/// The replies that the backend owes.
+pub struct Replies {
+    tracker: ReplyTracker<Ticket>,
+    carried: Carried,
+}
+
+/// A reply of the backend.
 #[derive(Debug)]
 pub struct Incoming {
-    /// The message.
-    pub bytes: Vec<u8>,
+    /// The message for the frontend, if it is for that.
+    pub bytes: Option<Vec<u8>>,
     /// What becomes of the state that is about to move.
     pub state: State,
+    /// A vring is enabled now.
+    pub enabled: Option<u8>,
 }
 
 /// What a reply says of the channel for device state.
@@ -42,88 +60,105 @@ pub enum State {
     Replaced(OwnedFd),
 }
 
-/// Takes a reply of the backend.
-pub fn take(
-    frame: Frame<'_, OwnedFd>,
-    limits: &Limits,
-    carried: &Carried,
-) -> Result<Incoming, End> {
-    if !frame.header.flags.contains(HeaderFlags::REPLY) {
-        let code = frame.header.code;
-        let text = format!("request {code} on the socket for replies");
-        return Err(End::BackendFault(text));
-    }
-    match frame.header.code {
-        frontend::GET_PROTOCOL_FEATURES => protocol_features(&frame, limits, carried),
-        frontend::GET_QUEUE_NUM => number(&frame, limits, |most| carried.queues(most).into()),
-        frontend::GET_MAX_MEM_SLOTS => number(&frame, limits, |most| carried.memory_slots(most)),
-        frontend::SET_DEVICE_STATE_FD => device_state(frame, limits),
-        _ => Ok(unchanged(&frame)),
-    }
-}
-
-/// All but the descriptors.
-fn unchanged(frame: &Frame<'_, OwnedFd>) -> Incoming {
-    let mut bytes = frame.header.emit(Endian::NATIVE).to_vec();
-    bytes.extend_from_slice(frame.body);
-    Incoming {
-        bytes,
-        state: State::Untouched,
-    }
-}
-
-fn changed(frame: &Frame<'_, OwnedFd>, reply: &Reply, state: State) -> Result<Incoming, End> {
-    let header = frame.header;
-    let mut bytes = vec![0; vhost_guest_msg::HEADER_SIZE + frame.body.len()];
-    let need_reply = header.flags.contains(HeaderFlags::NEED_REPLY);
-    reply
-        .encode(header.code, need_reply, Endian::NATIVE, &mut bytes)
-        .map_err(|e| End::BackendFault(e.to_string()))?;
-    Ok(Incoming { bytes, state })
-}
-
-fn decode(frame: &Frame<'_, OwnedFd>, shape: ReplyShape, limits: &Limits) -> Result<Reply, End> {
-    Reply::decode(shape, frame.body, Endian::NATIVE, limits).map_err(|reason| {
-        let code = frame.header.code;
-        End::BackendFault(format!("reply to request {code}: {reason}"))
-    })
-}
-
-fn protocol_features(
-    frame: &Frame<'_, OwnedFd>,
-    limits: &Limits,
-    carried: &Carried,
-) -> Result<Incoming, End> {
-    let mut reply = decode(frame, ReplyShape::ProtocolFeatures, limits)?;
-    if let Reply::ProtocolFeatures(features) = &mut reply {
-        *features = carried.protocol_features(*features);
-    }
-    changed(frame, &reply, State::Untouched)
-}
-
-fn number(
-    frame: &Frame<'_, OwnedFd>,
-    limits: &Limits,
-    clamp: impl FnOnce(u64) -> u64,
-) -> Result<Incoming, End> {
-    let mut reply = decode(frame, ReplyShape::U64, limits)?;
-    if let Reply::U64(most) = &mut reply {
-        *most = clamp(*most);
-    }
-    changed(frame, &reply, State::Untouched)
-}
-
-fn device_state(mut frame: Frame<'_, OwnedFd>, limits: &Limits) -> Result<Incoming, End> {
-    let mut reply = decode(&frame, ReplyShape::DeviceState, limits)?;
-    let mut state = State::Refused;
-    if let Reply::DeviceState(value) = &mut reply {
-        if value.is_success() {
-            state = match frame.fds.take_one() {
-                Some(fd) if *value == DeviceStateReply(0) => State::Replaced(fd),
-                _ => State::Untouched,
-            };
-            *value = value.without_fd();
+impl Replies {
+    /// None is due; `carried` is what the device carries.
+    pub fn new(carried: Carried) -> Self {
+        let capacity = ReplyTracker::<Ticket>::DEFAULT_CAPACITY;
+        Self {
+            tracker: ReplyTracker::new(Channel::Main, capacity),
+            carried,
         }
     }
-    changed(&frame, &reply, state)
+
+    /// Whether so many are due that the next request has to wait.
+    pub fn is_full(&self) -> bool {
+        self.tracker.is_full()
+    }
+
+    /// The oldest request whose reply is owed.
+    pub fn owed(&self) -> Option<u32> {
+        self.tracker.owed()
+    }
+
+    /// Takes note of a request that the backend is about to get. `wanted`: the
+    /// frontend waits for the reply. `enables`: the request enables this vring.
+    pub fn expect(&mut self, code: u32, due: ReplyExpectation, wanted: bool, enables: Option<u8>) {
+        // Nobody asks while there is no room.
+        let _ = self.tracker.expect(code, due, Ticket { wanted, enables });
+    }
+
+    /// Takes note of the reply, a number, to a request that the backend does not
+    /// get.
+    pub fn answer(&mut self, code: u32, reply: Reply) {
+        let _ = self.tracker.expect_local(code, reply);
+    }
+
+    /// A reply that is not the backend's, if its turn has come.
+    pub fn next_of_ours(&mut self) -> Option<Vec<u8>> {
+        let (code, reply) = self.tracker.pop_local()?;
+        Some(encode(code, false, &reply, HEADER_SIZE + size_of::<u64>()))
+    }
+
+    /// Takes a reply of the backend.
+    pub fn take(
+        &mut self,
+        mut frame: Frame<'_, OwnedFd>,
+        limits: &Limits,
+    ) -> Result<Incoming, End> {
+        let header = frame.header;
+        let accepted = self
+            .tracker
+            .accept(&header, frame.body, Endian::NATIVE, limits);
+        let Accepted {
+            mut reply, ticket, ..
+        } = accepted.map_err(|error| End::BackendFault(error.to_string()))?;
+        let state = self.change(header.code, &mut reply, &mut frame);
+        let enabled = ticket.enables.filter(|_| reply == Reply::Ack(0));
+        let need_reply = header.flags.contains(HeaderFlags::NEED_REPLY);
+        let most = HEADER_SIZE + frame.body.len();
+        let bytes = || encode(header.code, need_reply, &reply, most);
+        Ok(Incoming {
+            bytes: ticket.wanted.then(bytes),
+            state,
+            enabled,
+        })
+    }
+
+    fn change(&self, code: u32, reply: &mut Reply, frame: &mut Frame<'_, OwnedFd>) -> State {
+        match reply {
+            Reply::ProtocolFeatures(features) => {
+                *features = self.carried.protocol_features(*features);
+            }
+            Reply::U64(most) if code == frontend::GET_QUEUE_NUM => {
+                *most = self.carried.queues(*most).into();
+            }
+            Reply::U64(most) if code == frontend::GET_MAX_MEM_SLOTS => {
+                *most = self.carried.memory_slots(*most);
+            }
+            Reply::DeviceState(value) => return device_state(value, frame),
+            _ => {}
+        }
+        State::Untouched
+    }
+}
+
+fn device_state(reply: &mut DeviceStateReply, frame: &mut Frame<'_, OwnedFd>) -> State {
+    if !reply.is_success() {
+        return State::Refused;
+    }
+    let state = match frame.fds.take_one() {
+        Some(fd) if *reply == DeviceStateReply(0) => State::Replaced(fd),
+        _ => State::Untouched,
+    };
+    *reply = reply.without_fd();
+    state
+}
+
+/// A reply for the frontend, of `most` bytes at most: it is no longer than what it
+/// was decoded from.
+fn encode(code: u32, need_reply: bool, reply: &Reply, most: usize) -> Vec<u8> {
+    let mut bytes = vec![0; most];
+    let length = reply.encode(code, need_reply, Endian::NATIVE, &mut bytes);
+    bytes.truncate(length.unwrap_or_default());
+    bytes
 }

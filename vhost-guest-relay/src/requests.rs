@@ -29,10 +29,11 @@ use rustix::param::page_size;
 use rustix::pipe::{pipe_with, PipeFlags};
 use vhost_guest_driver::module::Notification;
 use vhost_guest_msg::{
-    DeviceState, FrontendRequest, LogBase, MemRegion, MemTable, Region, SetInflight, Verdict,
-    VringFd,
+    Channel, DeviceState, FrontendRequest, LogBase, MemRegion, MemTable, Region, SetInflight,
+    Verdict, VringFd,
 };
 
+use crate::account::Name;
 use crate::device::Device;
 use crate::error::End;
 use crate::eventfds::Eventfds;
@@ -96,13 +97,13 @@ pub fn equip(
         plain => match plain.row().map(|row| row.verdict) {
             Some(Verdict::Forward | Verdict::Handle) => Ok(Outgoing::new(plain, [])),
             Some(Verdict::Refuse(reason)) => Err(fault(plain.code(), reason)),
-            None => Err(fault(plain.code(), "not known")),
+            None => Err(fault(plain.code(), "it is not known")),
         },
     }
 }
 
 fn fault(code: u32, reason: &str) -> End {
-    End::FrontendFault(format!("request {code}: {reason}"))
+    End::FrontendFault(format!("{}: {reason}", Name(Channel::Main, code)))
 }
 
 fn set_mem_table(device: &impl Device, table: MemTable<()>) -> Result<Outgoing, End> {

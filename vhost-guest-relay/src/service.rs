@@ -17,6 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use crate::account::Account;
 use crate::device::Device;
 use crate::direct;
 use crate::error::{needs_reset, End, Failure};
@@ -64,7 +65,7 @@ impl<D: Device> Service<'_, D> {
                 End::System(call, error) if is_gone(&error) => {
                     return Err(Failure::Device(call, error));
                 }
-                end => (self.log)(&end.to_string()),
+                _ => {}
             }
             let stopped = pause.is_some() && sleep(self.stop, pause).unwrap_or(false);
             if stopped {
@@ -81,17 +82,22 @@ impl<D: Device> Service<'_, D> {
         device_type: u16,
     ) -> Result<(End, Option<Duration>), Failure> {
         if let Some(path) = direct::find(&backend).filter(|_| !self.allow_direct) {
-            return Ok((End::Direct(path), Some(PAUSE)));
+            let end = End::Direct(path);
+            (self.log)(&end.to_string());
+            return Ok((end, Some(PAUSE)));
         }
         self.offer(device_type)?;
         (self.log)("a backend is connected");
-        let (end, messages) = match Session::new(self.device, backend) {
-            Ok(mut session) => (session.run(self.stop), session.messages()),
-            Err(end) => (end, 0),
+        let (end, account) = match Session::new(self.device, backend, self.log) {
+            Ok(mut session) => (session.run(self.stop), session.account()),
+            Err(end) => (end, Account::default()),
         };
         self.withdraw()?;
+        if !matches!(end, End::Stopped) {
+            (self.log)(&format!("{end}; {account}"));
+        }
         // Whoever comes and goes without a word does not get all our time.
-        Ok((end, (messages == 0).then_some(BACKOFF)))
+        Ok((end, account.last.is_none().then_some(BACKOFF)))
     }
 
     fn device_type(&self) -> Result<u16, Failure> {

@@ -13,72 +13,95 @@ use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
-use rustix::event::{poll, PollFd, PollFlags};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use vhost_guest_driver::Carried;
-use vhost_guest_msg::{decode_whole, Context, Endian, FrontendRequest, Limits, Message};
+use vhost_guest_msg::{
+    decode_whole, Channel as Number, Context, Endian, FrontendRequest, Limits, Message,
+    ProtocolFeatures, ReplyExpectation, ReplyShape,
+};
 
+use crate::account::{Account, Name};
 use crate::channel::Channel;
 use crate::device::Device;
 use crate::error::End;
 use crate::eventfds::Eventfds;
-use crate::replies::{self, State};
+use crate::replies::{Replies, State};
 use crate::requests::{equip, Opened};
 use crate::socket::{Socket, MAX_FDS};
-use crate::transfer::Transfer;
+use crate::transfer::Transfers;
+
+/// A backend that takes longer for a reply is named in the log.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
 
 /// What a session does with its files while it goes on.
 pub struct Session<'a, D> {
     device: &'a D,
+    log: &'a dyn Fn(&str),
     backend: Socket,
     limits: Limits,
-    /// What the device carries of what the backend offers.
-    carried: Carried,
     context: Context,
     /// What kicks the backend, and what it calls.
     eventfds: Eventfds,
+    /// What the backend owes.
+    replies: Replies,
     /// A reply that the device has no room for.
     reply: Option<Vec<u8>>,
     /// CHECK_DEVICE_STATE, until the state has passed.
     held: Option<Message<FrontendRequest<()>>>,
-    channel: Option<Channel>,
-    transfer: Option<Transfer>,
+    channel: Channel,
+    transfers: Transfers,
     /// The device's file for requests of the backend.
     requests: File,
     /// The device's file for device state.
     state: Option<File>,
-    /// Messages passed on so far.
-    messages: u64,
+    /// The last message passed on.
+    last: Option<u32>,
+    /// The log says that the backend does not answer.
+    impatient: bool,
 }
 
 impl<'a, D: Device> Session<'a, D> {
     /// A session over a connection with a backend.
-    pub fn new(device: &'a D, backend: UnixStream) -> Result<Self, End> {
+    pub fn new(device: &'a D, backend: UnixStream, log: &'a dyn Fn(&str)) -> Result<Self, End> {
         let limits = Limits {
             max_message_size: device.max_message_size(),
             max_queues: device.max_queues(),
             max_regions: MAX_FDS,
         };
+        let carried = Carried::new(device.max_queues(), device.state_piece());
         Ok(Self {
             device,
+            log,
             backend: Socket::new(backend, &limits),
-            carried: Carried::new(device.max_queues(), device.state_piece()),
             context: Context::default(),
             eventfds: Eventfds::default(),
+            replies: Replies::new(carried),
             reply: None,
             held: None,
-            channel: None,
-            transfer: None,
+            channel: Channel::default(),
+            transfers: Transfers::default(),
             requests: device.open_backend().map_err(End::device("opening"))?,
             state: device.open_state().map_err(End::device("opening"))?,
-            messages: 0,
+            last: None,
+            impatient: false,
             limits,
         })
     }
 
-    /// How many messages the frontend has sent.
-    pub fn messages(&self) -> u64 {
-        self.messages
+    /// What was passed on, and what is owed.
+    pub fn account(&self) -> Account {
+        Account {
+            last: self.last,
+            partly: self.backend.is_sending(),
+            owed: self.replies.owed(),
+            reply_kept: self.reply.is_some(),
+            backend_owed: self.channel.owed(),
+            state: self.transfers.current().is_some(),
+        }
     }
 
     /// Passes messages on until the session ends; `stop`, readable, ends it.
@@ -94,29 +117,28 @@ impl<'a, D: Device> Session<'a, D> {
     fn step(&mut self) -> Result<(), End> {
         self.pass_requests()?;
         self.pass_replies()?;
-        if let Some(channel) = &mut self.channel {
-            match channel.step(&self.requests, &self.limits) {
-                // The backend wants no channel any more.
-                Err(End::Backend) => self.channel = None,
-                other => other?,
-            }
-        }
+        let (limits, context) = (&self.limits, &self.context);
+        self.channel
+            .step(&self.requests, limits, context, self.log)?;
         self.pass_state()
+    }
+
+    fn takes_requests(&self) -> bool {
+        !self.backend.is_sending() && self.held.is_none() && !self.replies.is_full()
     }
 
     fn pass_requests(&mut self) -> Result<(), End> {
         self.backend.flush()?;
-        while !self.backend.is_sending() && self.held.is_none() {
+        while self.takes_requests() {
             let mut bytes = vec![0; self.limits.max_message_size];
             let read = match self.device.read(&mut bytes) {
                 Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(End::device("reading a request")(error)),
             };
-            self.messages += 1;
             let message = self.decode(bytes.get(..read).unwrap_or_default())?;
             match message.request {
-                FrontendRequest::CheckDeviceState if self.transfer.is_some() => {
+                FrontendRequest::CheckDeviceState if self.transfers.current().is_some() => {
                     self.held = Some(message);
                 }
                 _ => self.pass_request(message)?,
@@ -133,34 +155,73 @@ impl<'a, D: Device> Session<'a, D> {
     }
 
     fn pass_request(&mut self, message: Message<FrontendRequest<()>>) -> Result<(), End> {
-        let outgoing = equip(self.device, &mut self.eventfds, message.request)?;
+        let Message {
+            request,
+            need_reply,
+        } = message;
+        if let Some(reply) = self.transfers.refuse(&request) {
+            self.replies.answer(request.code(), reply);
+            return Ok(());
+        }
+        let due = ReplyExpectation::of(&request, need_reply, &self.context);
+        let outgoing = equip(self.device, &mut self.eventfds, request)?;
+        self.last = Some(outgoing.request.code());
+        self.impatient = false;
         self.context.observe(&outgoing.request);
         match outgoing.opened {
-            Some(Opened::Channel(stream)) => {
-                self.channel = Some(Channel::new(stream, &self.limits));
-            }
-            Some(Opened::State(transfer)) => self.transfer = Some(transfer),
+            Some(Opened::Channel(stream)) => self.channel.open(stream, &self.limits),
+            Some(Opened::State(transfer)) => self.transfers.begin(transfer),
             None => {}
         }
-        let bytes = outgoing.request.to_vec(message.need_reply, Endian::NATIVE);
-        self.backend.send(&bytes, outgoing.fds)
+        let request = outgoing.request;
+        let enables = match request {
+            FrontendRequest::SetVringEnable(vring) if vring.enable => Some(vring.index),
+            _ => None,
+        };
+        // The relay has to know when a vring is enabled, even if the frontend need
+        // not.
+        let acks = self
+            .context
+            .protocol_features
+            .contains(ProtocolFeatures::REPLY_ACK);
+        let asks = enables.is_some() && !need_reply && acks;
+        let due = match asks {
+            true => ReplyExpectation::Due(ReplyShape::Ack),
+            false => due,
+        };
+        self.replies.expect(request.code(), due, !asks, enables);
+        let bytes = request.to_vec(need_reply || asks, Endian::NATIVE);
+        self.backend.send(&bytes, outgoing.fds)?;
+        if !matches!(due, ReplyExpectation::Due(_)) {
+            self.kick(enables);
+        }
+        Ok(())
+    }
+
+    fn kick(&self, enabled: Option<u8>) {
+        if let Some(vring) = enabled {
+            self.eventfds.kick(vring);
+        }
     }
 
     fn pass_replies(&mut self) -> Result<(), End> {
         loop {
             if self.reply.is_none() {
-                let (limits, carried) = (&self.limits, &self.carried);
-                let incoming = self
-                    .backend
-                    .receive(|frame| replies::take(frame, limits, carried))?;
-                let Some(incoming) = incoming else {
+                self.reply = self.replies.next_of_ours();
+            }
+            if self.reply.is_none() {
+                let (limits, replies) = (&self.limits, &mut self.replies);
+                let Some(incoming) = self.backend.receive(|frame| replies.take(frame, limits))?
+                else {
                     return Ok(());
                 };
+                self.impatient = false;
+                self.kick(incoming.enabled);
                 self.settle_state(incoming.state)?;
-                self.reply = Some(incoming.bytes);
+                self.reply = incoming.bytes;
             }
             let Some(reply) = &self.reply else {
-                return Ok(());
+                continue;
             };
             match self.device.write(reply) {
                 Ok(_) => self.reply = None,
@@ -172,41 +233,34 @@ impl<'a, D: Device> Session<'a, D> {
 
     /// The backend has answered to SET_DEVICE_STATE_FD.
     fn settle_state(&mut self, state: State) -> Result<(), End> {
-        self.transfer = match (state, self.transfer.take()) {
-            (State::Untouched, transfer) => transfer,
-            (State::Refused, _) | (State::Replaced(_), None) => None,
-            (State::Replaced(pipe), Some(transfer)) => {
-                let transfer = transfer.with_pipe(pipe);
-                Some(transfer.map_err(End::system("using the backend's channel"))?)
-            }
-        };
-        Ok(())
-    }
-
-    fn pass_state(&mut self) -> Result<(), End> {
-        let (Some(transfer), Some(state)) = (&mut self.transfer, &self.state) else {
-            return self.pass_held();
-        };
-        transfer
-            .step(state, self.device.state_piece())
-            .map_err(End::device("moving state"))?;
-        if transfer.is_over() {
-            self.transfer = None;
-            self.pass_held()?;
+        match state {
+            State::Untouched => {}
+            State::Refused => self.transfers.end(),
+            State::Replaced(pipe) => self
+                .transfers
+                .redirect(pipe)
+                .map_err(End::system("using the backend's channel"))?,
         }
         Ok(())
     }
 
-    /// What was held back until the state had passed.
-    fn pass_held(&mut self) -> Result<(), End> {
-        match self.held.take() {
+    fn pass_state(&mut self) -> Result<(), End> {
+        if let Some(state) = &self.state {
+            self.transfers
+                .step(state, self.device.state_piece())
+                .map_err(End::device("moving state"))?;
+        }
+        // What was held back until the state had passed.
+        match self.held.take_if(|_| self.transfers.current().is_none()) {
             Some(message) => self.pass_request(message),
             None => Ok(()),
         }
     }
 
     /// Sleeps until something can be passed on, or the session ends.
-    fn wait(&self, stop: BorrowedFd<'_>) -> Result<(), End> {
+    fn wait(&mut self, stop: BorrowedFd<'_>) -> Result<(), End> {
+        let owed = self.replies.owed().filter(|_| !self.impatient);
+        let patience = owed.is_some().then_some(&PATIENCE);
         let (news_fd, news) = self.device.news();
         let mut fds = vec![
             PollFd::from_borrowed_fd(stop, PollFlags::IN),
@@ -218,34 +272,47 @@ impl<'a, D: Device> Session<'a, D> {
                 fds.push(PollFd::from_borrowed_fd(fd, events));
             }
         };
-        let sending = self.backend.is_sending();
-        let takes_requests = !sending && self.held.is_none();
-        let messages = either(takes_requests, self.reply.is_some());
+        let messages = either(self.takes_requests(), self.reply.is_some());
         wait_for(self.device.messages(), messages);
+        let sending = self.backend.is_sending();
         wait_for(self.backend.as_fd(), either(self.reply.is_none(), sending));
-        if let Some(channel) = &self.channel {
-            let (sending, full) = (channel.socket.is_sending(), channel.request.is_some());
-            wait_for(channel.socket.as_fd(), either(!full, sending));
-            wait_for(as_fd(&self.requests), either(!sending, full));
+        let (channel, requests) = self.channel.interest();
+        if let Some((fd, events)) = channel {
+            wait_for(fd, events);
         }
-        if let (Some(transfer), Some(state)) = (&self.transfer, &self.state) {
+        wait_for(as_fd(&self.requests), requests);
+        if let (Some(transfer), Some(state)) = (self.transfers.current(), &self.state) {
             let [pipe, piece] = transfer.interest();
             if let Some(fd) = transfer.pipe() {
                 wait_for(fd, pipe.unwrap_or(PollFlags::empty()));
             }
             wait_for(as_fd(state), piece.unwrap_or(PollFlags::empty()));
         }
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let count = match poll(&mut fds, patience) {
+            Ok(count) => count,
+            Err(Errno::INTR) => return Ok(()),
             Err(error) => return Err(End::System("poll", error.into())),
-        }
+        };
         let stopped = fds.first().is_some_and(|fd| !fd.revents().is_empty());
         let has_news = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        match owed {
+            Some(code) if count == 0 => self.complain(code),
+            _ => {}
+        }
         match stopped {
             true => Err(End::Stopped),
             false if has_news => self.check_status(),
             false => Ok(()),
         }
+    }
+
+    /// Backends serve one frontend at a time, but others can connect.
+    fn complain(&mut self, code: u32) {
+        self.impatient = true;
+        let (name, seconds) = (Name(Number::Main, code), PATIENCE.tv_sec);
+        (self.log)(&format!(
+            "the backend has not answered {name} for {seconds} s; does it serve another frontend?"
+        ));
     }
 
     fn check_status(&self) -> Result<(), End> {

@@ -5,7 +5,10 @@
 //! Whole services: a scripted device on one side, a scripted backend on the
 //! other.
 
+mod duties;
+mod endings;
 mod fake;
+mod wire;
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -256,9 +259,8 @@ fn leaves_the_memory_for_a_record_to_the_device() {
 #[test]
 fn carries_requests_of_the_backend() {
     let mut rig = Rig::new();
-    rig.frontend_sends(&Request::SetBackendReqFd(OnlyFd { fd: () }));
-    let (_, mut fds) = rig.backend_receives();
-    let mut channel = std::os::unix::net::UnixStream::from(fds.remove(0));
+    rig.negotiate(ProtocolFeatures::CONFIG | ProtocolFeatures::REPLY_ACK);
+    let mut channel = rig.opens_channel();
     let request = [2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
     channel.write_all(&request).unwrap();
     assert_eq!(rig.device_takes_backend_request(), request);
@@ -366,11 +368,21 @@ fn ends_the_session_of_a_frontend_that_breaks_the_rules() {
 #[test]
 fn ends_the_session_of_a_backend_that_breaks_the_rules() {
     let mut rig = Rig::new();
-    // A request where replies belong.
-    rig.backend_sends_bytes(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-    assert!(rig.backend_was_left());
-    rig.next_session();
-    assert_eq!(rig.resets(), 1);
+    let number = [0; 8];
+    for (resets, bad) in [
+        // A request where replies belong.
+        [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0].to_vec(),
+        // A reply that nobody waits for.
+        [&[1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0], &number[..]].concat(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        rig.backend_sends_bytes(bad);
+        assert!(rig.backend_was_left());
+        rig.next_session();
+        assert_eq!(rig.resets(), resets as u64 + 1);
+    }
 }
 
 #[test]
@@ -380,9 +392,16 @@ fn loses_nothing_when_neither_side_takes_anything_for_a_while() {
     for _ in 0..count {
         assert_eq!(rig.backend_receives().0, Request::SetOwner);
     }
-    let count = rig.backend_replies_until_full(3, &Reply::Ack(0));
-    for _ in 0..count {
-        assert_eq!(rig.frontend_receives(3), Reply::U64(0));
+    // As many as the frontend may wait for; they do not fit into the device.
+    for _ in 0..64 {
+        rig.frontend_sends(&Request::GetFeatures);
+        rig.backend_receives();
+    }
+    for _ in 0..64 {
+        rig.backend_replies(1, &Reply::U64(7));
+    }
+    for _ in 0..64 {
+        assert_eq!(rig.frontend_receives(1), Reply::U64(7));
     }
 }
 

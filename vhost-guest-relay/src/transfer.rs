@@ -14,7 +14,69 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::PollFlags;
 use rustix::io::ioctl_fionbio;
-use vhost_guest_msg::Transfer as Direction;
+use vhost_guest_msg::{DeviceStateReply, FrontendRequest, Reply, Transfer as Direction};
+
+/// The transfers of a session, one at a time.
+///
+/// Queues do not say which transfer their contents belong to. So if one begins
+/// before the other is over, neither can be trusted, nor any that comes after
+/// them; the driver's server does the same.
+#[derive(Default)]
+pub struct Transfers {
+    current: Option<Transfer>,
+    confused: bool,
+}
+
+impl Transfers {
+    /// What is answered in place of the backend, to whom a request about transfers
+    /// must not go.
+    pub fn refuse(&mut self, request: &FrontendRequest<()>) -> Option<Reply> {
+        match request {
+            FrontendRequest::SetDeviceStateFd(_) => {
+                self.confused |= self.current.take().is_some();
+                let refused = DeviceStateReply(1).without_fd();
+                self.confused.then_some(Reply::DeviceState(refused))
+            }
+            FrontendRequest::CheckDeviceState => self.confused.then_some(Reply::U64(1)),
+            _ => None,
+        }
+    }
+
+    /// One begins.
+    pub fn begin(&mut self, transfer: Transfer) {
+        self.current = Some(transfer);
+    }
+
+    /// The backend does not want it.
+    pub fn end(&mut self) {
+        self.current = None;
+    }
+
+    /// The backend wants it to go through another channel.
+    pub fn redirect(&mut self, pipe: OwnedFd) -> io::Result<()> {
+        if let Some(transfer) = self.current.take() {
+            self.current = Some(Transfer::new(transfer.direction, pipe)?);
+        }
+        Ok(())
+    }
+
+    /// The one that is not over.
+    pub fn current(&self) -> Option<&Transfer> {
+        self.current.as_ref()
+    }
+
+    /// Moves what can be moved, in pieces of at most `most` bytes.
+    pub fn step(&mut self, state: &File, most: usize) -> io::Result<()> {
+        let Some(transfer) = &mut self.current else {
+            return Ok(());
+        };
+        transfer.step(state, most)?;
+        if transfer.over {
+            self.current = None;
+        }
+        Ok(())
+    }
+}
 
 /// State that moves.
 pub struct Transfer {
@@ -40,16 +102,6 @@ impl Transfer {
         })
     }
 
-    /// The same with another channel, which the backend prefers.
-    pub fn with_pipe(self, pipe: OwnedFd) -> io::Result<Self> {
-        Self::new(self.direction, pipe)
-    }
-
-    /// Whether everything has passed.
-    pub fn is_over(&self) -> bool {
-        self.over
-    }
-
     /// What to wait for: of the pipe, and of the device.
     pub fn interest(&self) -> [Option<PollFlags>; 2] {
         match (self.direction, &self.piece) {
@@ -67,7 +119,7 @@ impl Transfer {
     }
 
     /// Moves what can be moved, in pieces of at most `most` bytes.
-    pub fn step(&mut self, state: &File, most: usize) -> io::Result<()> {
+    fn step(&mut self, state: &File, most: usize) -> io::Result<()> {
         while !self.over {
             let moved = match self.direction {
                 Direction::Save => self.save(state, most),
@@ -173,11 +225,11 @@ mod tests {
             pieces.push(buffer[..read].to_vec());
         }
         assert_eq!(pieces, [&b"abcd"[..], b"efgh", b"i"]);
-        assert!(!transfer.is_over());
+        assert!(!transfer.over);
         drop(backend);
         transfer.step(&state, 4).unwrap();
         assert_eq!(device.recv(&mut buffer).unwrap(), 0);
-        assert!(transfer.is_over());
+        assert!(transfer.over);
     }
 
     #[test]
@@ -186,11 +238,11 @@ mod tests {
         let (mut transfer, mut backend) = transfer(Direction::Load);
         for piece in [&b"ab"[..], b"c", b""] {
             transfer.step(&state, 16).unwrap();
-            assert!(!transfer.is_over());
+            assert!(!transfer.over);
             device.send(piece).unwrap();
         }
         transfer.step(&state, 16).unwrap();
-        assert!(transfer.is_over());
+        assert!(transfer.over);
         let mut all = Vec::new();
         backend.read_to_end(&mut all).unwrap();
         assert_eq!(all, b"abc");
@@ -205,7 +257,7 @@ mod tests {
             device.send(piece).unwrap();
         }
         transfer.step(&state, 16).unwrap();
-        assert!(transfer.is_over());
+        assert!(transfer.over);
     }
 
     #[test]
@@ -226,6 +278,6 @@ mod tests {
             read += backend.read(&mut all[read..]).unwrap();
             transfer.step(&state, piece.len()).unwrap();
         }
-        assert!(transfer.is_over() && all.iter().all(|byte| *byte == 1));
+        assert!(transfer.over && all.iter().all(|byte| *byte == 1));
     }
 }

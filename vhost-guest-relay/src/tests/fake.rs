@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -18,29 +18,25 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::net::{
-    recvmsg, sendmsg, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage,
-    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair, AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketFlags, SocketType,
 };
 use vhost_guest_driver::module::Notification;
 use vhost_guest_driver::Status;
 use vhost_guest_msg::{
-    decode_whole, Context, Endian, Fds, Frame, FrontendRequest, Header, Inflight, Limits,
+    decode_whole, Context, Endian, Fds, Frame, FrontendRequest, Header, Inflight, Limits, Message,
     ProtocolFeatures, Reply, ReplyShape, VirtioFeatures, HEADER_SIZE,
 };
 
+use super::wire::{datagram, encode, receive, until_full, wait};
 use crate::device::Device;
 use crate::peer::Peer;
 use crate::service::Service;
 
-/// A patience that is never exhausted by a machine that is merely busy.
-const LIMIT: Timespec = Timespec {
-    tv_sec: 60,
-    tv_nsec: 0,
-};
 const QUEUES: u16 = 8;
 
 /// What was written to an eventfd since it was read.
-fn count_of(eventfd: &OwnedFd) -> u64 {
+pub fn count_of(eventfd: &OwnedFd) -> u64 {
     let mut count = [0; 8];
     match rustix::io::read(eventfd, &mut count) {
         Ok(_) => u64::from_ne_bytes(count),
@@ -76,6 +72,7 @@ struct Shared {
     connected: Mutex<HashMap<String, Option<OwnedFd>>>,
     rung: Mutex<Vec<String>>,
     regions: Mutex<Vec<(u64, u64)>>,
+    log: Mutex<Vec<String>>,
 }
 
 impl Device for Fake {
@@ -208,6 +205,7 @@ impl Rig {
         };
         let (stop, stopped) = UnixStream::pair().unwrap();
         let peer = Peer::Connect(path.clone());
+        let logged = shared.clone();
         let service = thread::spawn(move || {
             let service = Service {
                 device: &fake,
@@ -216,7 +214,7 @@ impl Rig {
                 // Another test's file, since the backend is this process.
                 allow_direct: true,
                 stop: stopped.as_fd(),
-                log: &|_| {},
+                log: &|line| logged.log.lock().unwrap().push(line.to_owned()),
             };
             service.run().unwrap();
         });
@@ -273,6 +271,10 @@ impl Rig {
         self.frontend_receives_as(code, ReplyShape::U64)
     }
 
+    pub fn frontend_receives_config(&mut self, size: usize) -> Reply {
+        self.frontend_receives_as(24, ReplyShape::Config { size })
+    }
+
     pub fn frontend_receives_inflight(&mut self) -> Inflight {
         match self.frontend_receives_as(31, ReplyShape::Inflight) {
             Reply::Inflight(inflight) => inflight,
@@ -295,6 +297,17 @@ impl Rig {
 
     /// The next request and its descriptors.
     pub fn backend_receives(&mut self) -> (FrontendRequest<()>, Vec<OwnedFd>) {
+        let (message, fds) = self.backend_receives_message();
+        (message.request, fds)
+    }
+
+    /// The next request, and whether it wants to be acknowledged.
+    pub fn backend_receives_flagged(&mut self) -> (FrontendRequest<()>, bool) {
+        let (message, _) = self.backend_receives_message();
+        (message.request, message.need_reply)
+    }
+
+    fn backend_receives_message(&mut self) -> (Message<FrontendRequest<()>>, Vec<OwnedFd>) {
         let mut header = [0; HEADER_SIZE];
         let fds = receive(&self.backend, &mut header);
         let header = Header::parse(&header, Endian::NATIVE).unwrap();
@@ -307,8 +320,16 @@ impl Rig {
         };
         let decoded =
             FrontendRequest::decode(frame, Endian::NATIVE, &Limits::default(), &self.context);
-        let (request, fds) = decoded.unwrap().request.detach();
-        (request, fds.into_iter().collect())
+        let Message {
+            request,
+            need_reply,
+        } = decoded.unwrap();
+        let (request, fds) = request.detach();
+        let message = Message {
+            request,
+            need_reply,
+        };
+        (message, fds.into_iter().collect())
     }
 
     pub fn backend_replies(&mut self, code: u32, reply: &Reply) {
@@ -329,18 +350,6 @@ impl Rig {
             SendFlags::empty(),
         );
         assert_eq!(sent, Ok(bytes.len()));
-    }
-
-    pub fn backend_replies_until_full(&mut self, code: u32, reply: &Reply) -> u64 {
-        let bytes = encode(code, reply);
-        self.backend.set_nonblocking(true).unwrap();
-        let count = until_full(|| {
-            (&self.backend)
-                .write(&bytes)
-                .is_ok_and(|n| n == bytes.len())
-        });
-        self.backend.set_nonblocking(false).unwrap();
-        count
     }
 
     pub fn backend_sends_bytes(&mut self, bytes: &[u8]) {
@@ -408,6 +417,18 @@ impl Rig {
         std::mem::take(&mut *self.shared.rung.lock().unwrap())
     }
 
+    /// What the log said since the last question.
+    pub fn logged(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.log.lock().unwrap())
+    }
+
+    /// Gives the backend a channel for requests of its own: its end.
+    pub fn opens_channel(&mut self) -> UnixStream {
+        let request = FrontendRequest::SetBackendReqFd(vhost_guest_msg::OnlyFd { fd: () });
+        self.frontend_sends(&request);
+        self.backend_receives().1.remove(0).into()
+    }
+
     pub fn is_backend_up(&self) -> bool {
         self.shared.status.lock().unwrap().0
     }
@@ -430,62 +451,4 @@ impl Drop for Rig {
             ended.unwrap();
         }
     }
-}
-
-fn encode(code: u32, reply: &Reply) -> Vec<u8> {
-    let mut bytes = vec![0; 64];
-    let len = reply
-        .encode(code, false, Endian::NATIVE, &mut bytes)
-        .unwrap();
-    bytes.truncate(len);
-    bytes
-}
-
-fn wait(fd: &impl AsFd, events: PollFlags) {
-    let mut fds = [PollFd::new(fd, events)];
-    assert_eq!(poll(&mut fds, Some(&LIMIT)), Ok(1), "nothing happens");
-}
-
-fn datagram(fd: &OwnedFd) -> Vec<u8> {
-    wait(fd, PollFlags::IN);
-    let mut bytes = vec![0; 8192];
-    let read = rustix::io::read(fd, &mut bytes).unwrap();
-    bytes.truncate(read);
-    bytes
-}
-
-fn receive(stream: &UnixStream, bytes: &mut [u8]) -> Vec<OwnedFd> {
-    wait(stream, PollFlags::IN);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(
-        stream,
-        &mut [IoSliceMut::new(bytes)],
-        &mut control,
-        RecvFlags::WAITALL,
-    );
-    assert_eq!(received.unwrap().bytes, bytes.len());
-    let mut fds = Vec::new();
-    for part in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = part {
-            fds.extend(rights);
-        }
-    }
-    fds
-}
-
-/// Does something until it does not work for long enough that nobody is about
-/// to make room for it.
-fn until_full(mut attempt: impl FnMut() -> bool) -> u64 {
-    let (mut count, mut failures) = (0, 0);
-    while failures < 100 {
-        match attempt() {
-            true => (count, failures) = (count + 1, 0),
-            false => {
-                failures += 1;
-                thread::sleep(std::time::Duration::from_millis(1));
-            }
-        }
-    }
-    count
 }
