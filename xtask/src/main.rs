@@ -13,6 +13,7 @@
 mod arguments;
 mod commits;
 mod coverage;
+mod documented;
 mod e2e;
 mod error;
 mod fuzz;
@@ -36,6 +37,9 @@ Commands:
   e2e qemu-blk       Boot stock VMs on a disk that the device serves
   e2e qemu-migrate   Live-migrate a VM whose disk the device serves
   e2e kvm-lab        Serve a disk from a guest to a VM, on an emulated KVM host
+  e2e module         Test the Linux driver, and serve a disk with it
+  e2e relay          Put stock backends behind the relay, in a guest
+  frontend-guest     Make a guest for a VM whose disk is to be tried
   fuzz [TARGET]      Run the fuzz targets, on the stable toolchain
   help               Print this
 
@@ -58,6 +62,7 @@ fn run(arguments: &mut Arguments) -> Result<()> {
         Some("commits") => commits::run(arguments),
         Some("coverage") => coverage::run(arguments),
         Some("e2e") => e2e::run(arguments),
+        Some("frontend-guest") => e2e::frontend_guest::run(arguments),
         Some("fuzz") => fuzz::run(arguments),
         Some("help") => {
             print!("{HELP}");
@@ -69,5 +74,17 @@ fn run(arguments: &mut Arguments) -> Result<()> {
             Ok(())
         }
         None => Err("which command? (see cargo xtask help)".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_lists_every_test_with_real_parts() {
+        for name in e2e::names() {
+            assert!(HELP.contains(&format!("\n  e2e {name} ")), "{name}");
+        }
     }
 }

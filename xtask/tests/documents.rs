@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use vhost_guest_msg::{Gate, Row as Message, Verdict, BACKEND_ROWS, FRONTEND_ROWS};
 
@@ -346,4 +347,25 @@ fn a_test_is_a_function_with_the_attribute() {
         tests_in("`device/a::b`, `Type::c`, `x`"),
         [("device/a", "b")]
     );
+}
+
+/// A reader pastes them; that a shell can read them is the least.
+#[test]
+fn every_block_of_commands_is_a_script() {
+    for name in ["../README.md", "../linux/README.md", "backends.md"] {
+        let text = document(name);
+        let blocks: Vec<_> = text.split("```sh\n").skip(1).collect();
+        assert!(!blocks.is_empty(), "{name} has no commands");
+        for block in blocks {
+            let script = block.split("\n```").next().unwrap_or_default();
+            assert!(
+                !script.contains('…'),
+                "{name} leaves something out of:\n{script}"
+            );
+            let check = Command::new("sh").args(["-n", "-c", script]).output();
+            let check = check.expect("a shell");
+            let said = String::from_utf8_lossy(&check.stderr);
+            assert!(check.status.success(), "{name}: {said}\n{script}");
+        }
+    }
 }

@@ -2,8 +2,9 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask e2e qemu-blk`: four VMs, one after the other, on one disk.
+//! `cargo xtask e2e qemu-blk`: five VMs, one after the other, on one disk.
 //!
+//! 0. does what README tells its reader to type;
 //! 1. fills the disk and reads it back; the image is compared on the host;
 //! 2. finds, on the device that still runs, what the first has written;
 //! 3. is killed while it writes numbered blocks, after its backend was, some
@@ -22,6 +23,7 @@ use super::initramfs::{self, Role};
 use super::pattern;
 use super::vm::{Disk, Vm};
 use crate::arguments::Arguments;
+use crate::documented::{self, README};
 use crate::error::{Context, Result};
 use crate::process::output;
 use crate::workspace;
@@ -31,8 +33,9 @@ const VM_LIMIT: Duration = Duration::from_secs(240);
 /// The third VM is killed once it has reported this many blocks.
 const KILL_AFTER: usize = 100;
 /// The logs of a run: the backend's, and the console of each VM.
-const LOGS: [&str; 5] = [
+const LOGS: [&str; 6] = [
     "backend",
+    Role::Shell.name(),
     Role::Fill.name(),
     Role::Verify.name(),
     Role::WriteNumbered.name(),
@@ -43,8 +46,8 @@ const TAIL: usize = 40;
 
 pub const HELP: &str = "\
 Boots stock VMs (QEMU without KVM, Debian's cloud kernel) one after the other
-on a disk that loopback serves from behind the device: one fills it, one finds
-the data, one is killed while it writes, after its backend was killed and
+on a disk that loopback serves from behind the device, with the command of README:
+one does what README says, one fills the disk, one finds the data, one is killed while it writes, after its backend was killed and
 started again, one finds what had been flushed.
 
 Usage: cargo xtask e2e qemu-blk [OPTIONS]
@@ -162,6 +165,8 @@ impl Bench {
             self.options.seed
         ));
         let mut backend = self.serve()?;
+        self.type_as_documented(&sum)?;
+        backend.check()?;
         self.fill(&sum)?;
         backend.check()?;
         self.verify(&sum)?;
@@ -185,6 +190,28 @@ impl Bench {
             &[],
             &self.log("backend"),
         )
+    }
+
+    /// What README's reader types, who has to see what was written.
+    fn type_as_documented(&self, sum: &str) -> Result<()> {
+        let mut vm = self.start(Role::Shell, sum, &[])?;
+        // What is typed before its kernel has a console is lost.
+        while !vm.next()?.ok_or("the guest has no shell")?.contains("exit") {}
+        for line in documented::lines(README, "/dev/vda")? {
+            vm.tell(line)?;
+        }
+        vm.finish()?;
+        let log = self.log(Role::Shell.name());
+        let console = fs::read(&log).path_context("cannot read", &log)?;
+        let console = String::from_utf8_lossy(&console);
+        if !console
+            .lines()
+            .any(|line| line.trim_end() == "hello, other VM")
+        {
+            return Err("the guest did not read what it wrote".into());
+        }
+        self.say("VM 0 did what README says");
+        Ok(())
     }
 
     fn fill(&self, sum: &str) -> Result<()> {
@@ -262,7 +289,7 @@ impl Bench {
             packed: self.options.packed,
             reconnects: role == Role::WriteNumbered,
         };
-        let mut command = Vm::command(&self.host, &self.socket(), &disk, &initramfs);
+        let mut command = Vm::command(&self.host, &self.socket(), &disk, &initramfs)?;
         Vm::run(&mut command, &self.log(role.name()), VM_LIMIT)
     }
 

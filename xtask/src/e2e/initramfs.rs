@@ -24,6 +24,8 @@ pub enum Role {
     CheckNumbered,
     /// Writes and reads while it is migrated.
     Migrate,
+    /// Does what is typed.
+    Shell,
 }
 
 impl Role {
@@ -35,6 +37,7 @@ impl Role {
             Self::WriteNumbered => "write-numbered",
             Self::CheckNumbered => "check-numbered",
             Self::Migrate => "migrate",
+            Self::Shell => "shell",
         }
     }
 
@@ -45,6 +48,7 @@ impl Role {
             Self::WriteNumbered => include_str!("guest/write_numbered.sh"),
             Self::CheckNumbered => include_str!("guest/check_numbered.sh"),
             Self::Migrate => include_str!("guest/migrate.sh"),
+            Self::Shell => include_str!("guest/shell.sh"),
         }
     }
 }

@@ -8,6 +8,7 @@
 mod backend;
 mod blk;
 mod cpio;
+pub mod frontend_guest;
 mod host;
 mod initramfs;
 mod kvm_lab;
@@ -21,18 +22,29 @@ mod vm;
 use crate::arguments::Arguments;
 use crate::error::Result;
 
-const TESTS: &str = "there are qemu-blk, qemu-migrate, kvm-lab, module and relay";
+/// What a test is called, what its `--help` says, and what runs it.
+type Test = (&'static str, &'static str, fn(&mut Arguments) -> Result<()>);
+
+const TESTS: [Test; 5] = [
+    ("qemu-blk", blk::HELP, blk::run),
+    ("qemu-migrate", migrate::HELP, migrate::run),
+    ("kvm-lab", kvm_lab::HELP, kvm_lab::run),
+    ("module", module_lab::HELP, module_lab::run),
+    ("relay", relay_lab::HELP, relay_lab::run),
+];
+
+/// What the tests are called.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TESTS.iter().map(|(name, ..)| *name)
+}
 
 pub fn run(arguments: &mut Arguments) -> Result<()> {
-    let name = arguments.positional();
-    let (help, run): (_, fn(&mut Arguments) -> Result<()>) = match name.as_deref() {
-        Some("qemu-blk") => (blk::HELP, blk::run),
-        Some("qemu-migrate") => (migrate::HELP, migrate::run),
-        Some("module") => (module_lab::HELP, module_lab::run),
-        Some("relay") => (relay_lab::HELP, relay_lab::run),
-        Some("kvm-lab") => (kvm_lab::HELP, kvm_lab::run),
-        Some(other) => return Err(format!("no such test: {other} ({TESTS})").into()),
-        None => return Err(format!("which test? ({TESTS})").into()),
+    let known = || names().collect::<Vec<_>>().join(", ");
+    let Some(name) = arguments.positional() else {
+        return Err(format!("e2e: which test? There are {}", known()).into());
+    };
+    let Some((_, help, run)) = TESTS.iter().find(|(known, ..)| *known == name) else {
+        return Err(format!("e2e {name}: no such test; there are {}", known()).into());
     };
     if arguments.flag("--help") {
         print!("{help}");

@@ -14,14 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::host::Host;
+use crate::documented::{Documented, README};
 use crate::error::{Context, Result};
 use crate::process::{dying_with_us, Running};
 
 /// 256 MiB and 8 KiB: QEMU before 9.0, emulating, loses stores of a guest that
 /// is migrated, unless the number of its pages is no multiple of 64.
 const MEMORY: &str = "262152K";
-/// Two, because a queue of the disk is used from one CPU.
-const CPUS: u32 = 2;
 /// What the guest's scripts put before what is for us.
 const MARK: &str = "e2e: ";
 /// How much of a line is kept: a console is no place for more.
@@ -46,38 +45,21 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// The command that starts a VM with a disk.
-    pub fn command(host: &Host, socket: &Path, disk: &Disk, initramfs: &Path) -> Command {
+    /// The command that starts a VM with a disk: README's, on this disk.
+    pub fn command(host: &Host, socket: &Path, disk: &Disk, initramfs: &Path) -> Result<Command> {
+        let path = |path: &Path| path.display().to_string();
         let reconnect = if disk.reconnects { ",reconnect=1" } else { "" };
+        let packed = if disk.packed { "on" } else { "off" };
+        let device = format!("num-queues={},packed={packed}", disk.queues);
+        let documented = Documented::find(README, "qemu-system-x86_64", "vhost-user-blk")?
+            .replace("256M", MEMORY)?
+            .replace("/tmp/disk.sock,reconnect=1", &(path(socket) + reconnect))?
+            .replace("num-queues=2", &device)?
+            .replace("target/frontend/vmlinuz", &path(&host.kernel))?
+            .replace("target/frontend/initramfs", &path(initramfs))?;
         let mut command = dying_with_us(&host.qemu);
-        command
-            .args(["-M", "q35", "-accel", "tcg,thread=multi"])
-            .args(["-smp", &CPUS.to_string(), "-m", MEMORY])
-            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none", "-serial", "stdio"])
-            .arg("-object")
-            .arg(format!(
-                "memory-backend-memfd,id=memory,size={MEMORY},share=on"
-            ))
-            .args(["-numa", "node,memdev=memory"])
-            .arg("-chardev")
-            .arg(format!(
-                "socket,id=disk,path={}{reconnect}",
-                socket.display()
-            ))
-            .arg("-device")
-            .arg(format!(
-                "vhost-user-blk-pci,chardev=disk,num-queues={},packed={}",
-                disk.queues,
-                if disk.packed { "on" } else { "off" },
-            ))
-            .arg("-kernel")
-            .arg(&host.kernel)
-            .arg("-initrd")
-            .arg(initramfs)
-            // On a busy machine an emulated timer may come late.
-            .args(["-append", "console=ttyS0 panic=-1 quiet no_timer_check"]);
-        command
+        command.args(documented.arguments());
+        Ok(command)
     }
 
     /// Runs a command that starts a VM with its console on standard input and

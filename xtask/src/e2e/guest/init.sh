@@ -37,9 +37,9 @@ done
 
 . /settings
 size=$(blockdev --getsize64 /dev/vda)
-[ "$size" = "$SIZE" ] || fail "the disk has $size bytes and not $SIZE"
+[ "$size" = "${SIZE:-$size}" ] || fail "the disk has $size bytes and not $SIZE"
 queues=$(ls /sys/block/vda/mq | wc -l)
-[ "$queues" = "$QUEUES" ] || fail "the disk has $queues queues and not $QUEUES"
+[ "$queues" = "${QUEUES:-$queues}" ] || fail "the disk has $queues queues and not $QUEUES"
 say "disk of $size bytes with $queues queues"
 # VIRTIO_F_RING_PACKED is bit 34.
 say "packed $(cut -c35 /sys/bus/virtio/devices/virtio0/features)"

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::blk::{print_tail, Scratch};
 use super::host::{Host, Module, Program, STORAGE_DAEMON};
 use super::vm::Vm;
+use crate::documented::{Documented, BACKENDS};
 use crate::error::{Context, Result};
 use crate::process::{dying_with_us, run};
 use crate::workspace;
@@ -112,7 +113,8 @@ impl Lab {
     pub fn root(&self, script: &str, settings: &[(&str, &dyn Display)]) -> Result<Root> {
         let root = Root::new(self.scratch.0.join("root"))?;
         let modules = self.host.find_modules(&KVM_MODULES)?;
-        let script = [include_str!("guest/host.sh"), script].concat();
+        let qemu = documented_qemu()?;
+        let script = [include_str!("guest/host.sh"), &qemu, script].concat();
         root.add_init(&self.host, &modules, &script)?;
         let settings = settings.iter();
         let settings: String = settings
@@ -225,6 +227,22 @@ impl Lab {
     pub fn say(&self, text: &str) {
         println!("[{:5.1} s] {text}", self.started.elapsed().as_secs_f64());
     }
+}
+
+/// A function for the emulated host that becomes the QEMU of the guide, with
+/// files of the lab; `$memory`, `$socket` and `$disk` go behind what the guide
+/// says of these, arguments behind everything.
+fn documented_qemu() -> Result<String> {
+    let qemu = Documented::find(BACKENDS, "qemu-system-x86_64", "vhost-user-blk")?
+        .replace("/run/disk.sock,reconnect=1", "disk.sock$socket")?
+        .replace("num-queues=1", "num-queues=1$disk")?
+        .replace("share=on", "share=on$memory")?
+        .replace("target/frontend/vmlinuz", "/lab/vmlinuz")?
+        .replace("target/frontend/initramfs", "/lab/frontend.initramfs")?;
+    let qemu = qemu.to_line();
+    Ok(format!(
+        "documented_qemu() {{\n    exec {qemu} \"$@\"\n}}\n"
+    ))
 }
 
 /// One of the processors that this process may use; another one for the next

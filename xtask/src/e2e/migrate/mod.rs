@@ -236,7 +236,7 @@ impl Bench {
             packed: false,
             reconnects: false,
         };
-        let mut command = Vm::command(&self.host, &disk, &kind, &self.path("initramfs"));
+        let mut command = Vm::command(&self.host, &disk, &kind, &self.path("initramfs"))?;
         let monitor = self.path(&format!("monitor-{number}"));
         command
             .arg("-qmp")

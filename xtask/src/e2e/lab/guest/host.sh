@@ -141,11 +141,9 @@ await_socket() {
 # option for the socket and one for the disk. It has what a kernel would only spend
 # time on left out; that would look for devices on 256 buses.
 start_frontend() {
-    qemu-system-x86_64 -M q35,sata=off,smbus=off,i8042=off,vmport=off -accel kvm -cpu host -m 256 -L /usr/share/qemu -L /usr/share/seabios \
-        -nodefaults -no-user-config -no-reboot -display none -serial stdio \
-        -object memory-backend-memfd,id=memory,size=256M,share=on,hugetlb=on,hugetlbsize=2M -numa node,memdev=memory \
-        -chardev "socket,id=disk,path=disk.sock$2" -device "vhost-user-blk-pci,chardev=disk,num-queues=1$3" \
-        -kernel /lab/vmlinuz -initrd /lab/frontend.initramfs \
+    memory=,hugetlb=on,hugetlbsize=2M socket=$2 disk=$3
+    documented_qemu -machine sata=off,smbus=off,i8042=off,vmport=off \
+        -L /usr/share/qemu -L /usr/share/seabios \
         -append "console=ttyS0 panic=-1 quiet pci=lastbus=0 roles=$1 count=$COUNT" \
         <>frontend.in >>frontend.log 2>&1 &
     frontend=$!

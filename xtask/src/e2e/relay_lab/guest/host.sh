@@ -20,13 +20,10 @@ start_backend() {
 # a vsock of QEMU's does not. Its memory is in small pages: of one that was killed
 # it may not be free yet.
 start_frontend() {
-    qemu-system-x86_64 -M q35,sata=off,smbus=off,i8042=off,vmport=off -accel kvm -cpu host -m 256 -L /usr/share/qemu -L /usr/share/seabios \
-        -nodefaults -no-user-config -no-reboot -display none -serial stdio \
-        -object memory-backend-memfd,id=memory,size=256M,share=on -numa node,memdev=memory \
-        -chardev socket,id=disk,path=disk.sock,reconnect=1 \
-        -device vhost-user-blk-pci,chardev=disk,num-queues=1 \
+    memory='' socket=,reconnect=1 disk=''
+    documented_qemu -machine sata=off,smbus=off,i8042=off,vmport=off \
+        -L /usr/share/qemu -L /usr/share/seabios \
         -chardev socket,id=vsock,path=vsock.sock -device vhost-user-vsock-pci,chardev=vsock \
-        -kernel /lab/vmlinuz -initrd /lab/frontend.initramfs \
         -append "console=ttyS0 panic=-1 quiet pci=lastbus=0 roles=$1 count=$COUNT" \
         <>frontend.in >>frontend.log 2>&1 &
     frontend=$!
