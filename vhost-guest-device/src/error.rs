@@ -15,6 +15,7 @@
 use std::io;
 
 use crate::memory::MemoryError;
+use crate::poller::Unwaitable;
 use crate::registers::ServiceError;
 
 /// Why a [`Builder`](crate::Builder) could not make a device.
@@ -100,6 +101,15 @@ impl From<ServiceError> for Fault {
         match error {
             ServiceError::Refused(error) => Self::Environment(error),
             ServiceError::Dead(error) => Self::Dead(error),
+        }
+    }
+}
+
+impl From<Unwaitable> for Fault {
+    fn from(error: Unwaitable) -> Self {
+        match error.is_limit() {
+            true => Self::Environment(error.into()),
+            false => Self::frontend(error),
         }
     }
 }

@@ -13,6 +13,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{epoll, Timespec};
+use rustix::io::Errno;
+use thiserror::Error;
 
 /// Names a descriptor that is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +102,29 @@ pub(crate) struct Ready {
     pub hung_up: bool,
 }
 
+/// A descriptor that cannot be waited for.
+///
+/// What is behind a peer's descriptor is up to the peer, and so are the epoll
+/// sets that wait for it already: `EINVAL`, `ELOOP` and `EPERM` are its doing.
+/// `ENOSPC` (`fs.epoll.max_user_watches`) and `ENOMEM` are limits of the host's,
+/// which a peer of the same user can exhaust.
+#[derive(Debug, Error)]
+#[error("cannot wait for a descriptor: {0}")]
+pub(crate) struct Unwaitable(pub(crate) Errno);
+
+impl Unwaitable {
+    /// Whether a limit of the host's is exhausted.
+    pub(crate) fn is_limit(&self) -> bool {
+        matches!(self.0, Errno::NOSPC | Errno::NOMEM)
+    }
+}
+
+impl From<Unwaitable> for io::Error {
+    fn from(error: Unwaitable) -> Self {
+        error.0.into()
+    }
+}
+
 /// The set of descriptors that the worker waits for.
 #[derive(Debug)]
 pub(crate) struct Poller {
@@ -128,18 +153,24 @@ impl Poller {
     }
 
     /// Waits for `interest` on `fd` from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let anybody wait for it any more. If it waited for
+    /// another interest, it still does.
     pub(crate) fn watch(
         &mut self,
         token: Token,
         fd: BorrowedFd<'_>,
         interest: Interest,
-    ) -> io::Result<()> {
+    ) -> Result<(), Unwaitable> {
         let data = epoll::EventData::new_u64(token.to_u64());
-        match self.interests.get(&token) {
+        let done = match self.interests.get(&token) {
             Some(now) if *now == interest => return Ok(()),
-            Some(_) => epoll::modify(&self.epoll, fd, data, interest.flags())?,
-            None => epoll::add(&self.epoll, fd, data, interest.flags())?,
-        }
+            Some(_) => epoll::modify(&self.epoll, fd, data, interest.flags()),
+            None => epoll::add(&self.epoll, fd, data, interest.flags()),
+        };
+        done.map_err(Unwaitable)?;
         self.interests.insert(token, interest);
         Ok(())
     }
@@ -165,7 +196,7 @@ pub(crate) fn wait(epoll: BorrowedFd<'_>, block: bool) -> io::Result<Vec<Ready>>
     let timeout = if block { None } else { Some(&poll_once) };
     match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
         Ok(_) => {}
-        Err(rustix::io::Errno::INTR) => {}
+        Err(Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
     let lost = epoll::EventFlags::HUP | epoll::EventFlags::ERR;

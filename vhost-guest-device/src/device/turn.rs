@@ -4,7 +4,6 @@
 
 //! Turns: what the device does when something is ready.
 
-use std::io;
 use std::os::fd::AsFd;
 
 use vm_memory::GuestAddressSpace;
@@ -37,9 +36,15 @@ impl<M: GuestAddressSpace> Device<M> {
             }
             self.check_limits(ready);
         }
-        if let Err(error) = self.update_interest() {
-            self.die(error);
+        if let Err(fault) = self.wait_for_frontend() {
+            if matches!(fault, Fault::Environment(_)) {
+                // The next frontend would meet the same limit.
+                self.listener.rest();
+            }
+            // Without a frontend there is nothing of a peer's to wait for.
+            self.fail(fault);
         }
+        self.wait_for_next_frontend();
     }
 
     fn try_turn(&mut self, ready: &[Ready]) -> Result<(), Fault> {
@@ -165,16 +170,14 @@ impl<M: GuestAddressSpace> Device<M> {
             && self.registers.backend_up()
     }
 
-    /// Says what to wait for.
-    fn update_interest(&mut self) -> io::Result<()> {
+    /// Waits for what the frontend that is there may do next.
+    ///
+    /// # Errors
+    ///
+    /// What one of its sockets is connected to lets nobody wait; or a limit of
+    /// the host's, which this frontend may have exhausted.
+    fn wait_for_frontend(&mut self) -> Result<(), Fault> {
         self.memory.watch(&mut self.watch);
-        let listener = self.listener.as_fd();
-        if self.wants_frontend() && !self.listener.is_resting() {
-            self.poller
-                .watch(Token::Listener, listener, Interest::READ)?;
-        } else {
-            self.poller.unwatch(Token::Listener, listener);
-        }
         let busy = self.may_use_queues();
         let Some(connection) = &mut self.connection else {
             return Ok(());
@@ -200,6 +203,20 @@ impl<M: GuestAddressSpace> Device<M> {
                 .watch(Token::Channel, channel.as_fd(), interest)?;
         }
         Ok(())
+    }
+
+    /// Waits for a frontend, if the driver wants one. If a limit of the host's
+    /// forbids it, it is tried again later.
+    fn wait_for_next_frontend(&mut self) {
+        let listener = self.listener.as_fd();
+        if !self.wants_frontend() || self.listener.is_resting() {
+            return self.poller.unwatch(Token::Listener, listener);
+        }
+        let watched = self.poller.watch(Token::Listener, listener, Interest::READ);
+        if let Err(error) = watched {
+            self.journal.warn(format_args!("environment: {error}"));
+            self.listener.rest();
+        }
     }
 }
 

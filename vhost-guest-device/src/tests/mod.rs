@@ -42,5 +42,6 @@ mod snapshot_hostile;
 mod stage;
 mod start;
 mod translation;
+mod unwaitable;
 mod vmm_choices;
 mod vmm_faults;
