@@ -154,10 +154,10 @@ mod tests {
         options.queues = 256;
         options.check_descriptors(None).unwrap();
         let error = options.check_descriptors(Some(1024)).unwrap_err();
-        assert!(error.to_string().contains("1597"), "{error}");
+        assert!(error.to_string().contains("1690"), "{error}");
         options.migration = Some(4096);
-        let error = options.check_descriptors(Some(1606)).unwrap_err();
-        assert!(error.to_string().contains("1607"), "{error}");
+        let error = options.check_descriptors(Some(1699)).unwrap_err();
+        assert!(error.to_string().contains("1700"), "{error}");
     }
 
     #[test]
@@ -183,11 +183,11 @@ mod tests {
             ..Options::default()
         };
         options
-            .check_descriptors(Some(3 * 16 + 8 + 32 + 288))
+            .check_descriptors(Some(3 * 16 + 8 + 32 + 381))
             .unwrap();
-        let error = options.check_descriptors(Some(3 * 16 + 8 + 31 + 288));
+        let error = options.check_descriptors(Some(3 * 16 + 8 + 31 + 381));
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("376 descriptors"), "{error}");
+        assert!(error.contains("469 descriptors"), "{error}");
     }
 
     #[test]

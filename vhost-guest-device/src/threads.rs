@@ -57,6 +57,7 @@ pub const WORKER: Thread = Thread {
         "read",
         "recvmsg",
         "sendmsg",
+        "setsockopt",
         "timerfd_settime",
         "write",
         // What is a descriptor that a frontend sent?

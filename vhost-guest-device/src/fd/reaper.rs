@@ -16,7 +16,7 @@ use super::crew::{Crew, Job, Shared};
 use crate::threads::REAPER;
 
 /// Descriptors waiting for their end, above which the device takes no more.
-pub(crate) const OVERLOAD: usize = 256;
+pub(crate) const OVERLOAD: usize = 128;
 
 /// Closes descriptors, on threads that have nothing else to do.
 ///

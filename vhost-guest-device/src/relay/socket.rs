@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_oobinline;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -26,9 +27,10 @@ use vhost_guest_msg::{Endian, Fds, Frame, Framer, Limits, Progress};
 use crate::error::Fault;
 use crate::fd::{ForeignFd, Reaper};
 
-/// Descriptors that are accepted with one message: the regions of a memory
-/// table. The kernel drops (and closes) what does not fit.
-pub(crate) const MAX_FDS: usize = 32;
+/// Descriptors that can come with one message (`SCM_MAX_FD` of the kernel). There
+/// is room for all of them: what does not fit, the kernel closes within the call,
+/// which can take as long as the peer likes.
+pub(crate) const MAX_FDS: usize = 253;
 
 /// One end of a vhost-user connection.
 pub(crate) struct Socket {
@@ -43,16 +45,15 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Speaks over `fd`, a connected stream socket.
+    /// Speaks over `fd`, a connected stream socket that only this process has.
     pub(crate) fn new(fd: ForeignFd, reaper: &Reaper, limits: &Limits) -> Self {
-        let framer = Framer::new(Endian::NATIVE, limits);
+        // Out-of-band data that is not read in line is dropped by the kernel,
+        // with the descriptors that came along, within the next read. It can
+        // only fail on what is no socket.
+        let _ = set_socket_oobinline(&fd, true);
         Self {
-            fd,
-            reaper: reaper.clone(),
-            framer,
             takes_descriptors: true,
-            outbox: VecDeque::new(),
-            attached: None,
+            ..Self::without_descriptors(fd, reaper, limits)
         }
     }
 
@@ -63,8 +64,12 @@ impl Socket {
     /// nobody expects: without room for control data it is not made.
     pub(crate) fn without_descriptors(fd: ForeignFd, reaper: &Reaper, limits: &Limits) -> Self {
         Self {
+            fd,
+            reaper: reaper.clone(),
+            framer: Framer::new(Endian::NATIVE, limits),
             takes_descriptors: false,
-            ..Self::new(fd, reaper, limits)
+            outbox: VecDeque::new(),
+            attached: None,
         }
     }
 
@@ -186,7 +191,8 @@ fn read(
         }
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(truncated(fds.len()));
+        // There was room for all; so this process may not open so many.
+        return Err(Fault::Environment(io::Error::from(Errno::MFILE)));
     }
     Ok(Some((received.bytes, fds.into_iter().collect())))
 }
@@ -218,17 +224,5 @@ fn receive(
             Err(Errno::CONNRESET) => return Err(Fault::HungUp),
             Err(error) => return Err(Fault::frontend(format_args!("recvmsg: {error}"))),
         }
-    }
-}
-
-/// `MSG_CTRUNC`: the frontend sent more descriptors than any message carries,
-/// or this process may not open so many.
-fn truncated(received: usize) -> Fault {
-    if received >= MAX_FDS {
-        Fault::frontend(format_args!(
-            "more than {MAX_FDS} descriptors in one message"
-        ))
-    } else {
-        Fault::Environment(io::Error::from(Errno::MFILE))
     }
 }

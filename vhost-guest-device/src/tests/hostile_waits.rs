@@ -7,14 +7,18 @@
 //! would hang.
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::event::{eventfd, EventfdFlags};
+use rustix::net::sockopt::set_socket_linger;
+use rustix::net::SendFlags;
 use vhost_guest_msg::ProtocolFeatures;
 use vmm_sys_util::signal::{block_signal, clear_signal};
 
-use super::rig::{message, words, Rig, DOORBELLS, FIRST_KICK, STATUS, VRINGS};
+use super::rig::{event, message, words, Rig, DOORBELLS, FIRST_KICK, STATUS, VRINGS};
 use super::siege::{
     assert_closed, assert_nothing_connected, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER,
 };
@@ -22,6 +26,7 @@ use crate::fd::fuse_tests::Mount;
 use crate::fd::Reaper;
 use crate::pci::bars::{DRIVER_AUX, MSIX_PENDING, MSIX_TABLE};
 use crate::relay::session::carried;
+use crate::relay::socket::MAX_FDS;
 
 /// Each request with a descriptor.
 fn requests() -> [(u32, Vec<u8>); 10] {
@@ -78,6 +83,45 @@ fn no_message_makes_the_device_wait_for_a_file_system() {
     drop(siege);
     drop(files);
     drop(mount);
+}
+
+/// A socket whose last descriptor takes an hour to close, unless its peer, the
+/// other one, goes away.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    set_socket_linger(&ours, Some(Duration::from_secs(3600))).unwrap();
+    ours.set_nonblocking(true).unwrap();
+    // Nobody reads, so something stays unsent.
+    while ours.write(&[0; 1 << 16]).is_ok() {}
+    (ours, peer)
+}
+
+/// The kernel closes what a reader has no room for within the reader's call.
+#[test]
+fn the_kernel_drops_no_descriptor_within_a_read() {
+    let mut siege = Siege::new();
+    let owner = message(3, PLAIN, &[]);
+    // More than a table of regions has: they are received, and too many.
+    let mut frontend = siege.frontend(carried());
+    let (slow, many_peer) = lingering();
+    let eventfd = event();
+    let mut fds = vec![eventfd.as_fd(); MAX_FDS - 1];
+    fds.push(slow.as_fd());
+    frontend.send(&owner, &fds);
+    drop(fds);
+    drop(slow);
+    siege.assert_lost(frontend, "253 descriptors");
+    // Out-of-band data is a byte as any other: no message begins so.
+    let mut frontend = siege.frontend(carried());
+    let (slow, urgent_peer) = lingering();
+    frontend.send_flagged(b"!", &[slow.as_fd()], SendFlags::OOB);
+    drop(slow);
+    frontend.send(&owner, &[]);
+    siege.assert_lost(frontend, "out-of-band data");
+    siege.serves_the_next();
+    drop((many_peer, urgent_peer));
 }
 
 /// Blocking, and with a counter that takes nothing any more.

@@ -35,7 +35,12 @@ impl Drop for Frontend {
 impl Frontend {
     /// Sends bytes with descriptors.
     pub(crate) fn send(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        self.send_flagged(bytes, fds, SendFlags::empty());
+    }
+
+    /// As [`send`](Self::send), in some way.
+    pub(crate) fn send_flagged(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>], flags: SendFlags) {
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
@@ -44,7 +49,7 @@ impl Frontend {
             &self.stream,
             &[IoSlice::new(bytes)],
             &mut control,
-            SendFlags::NOSIGNAL,
+            SendFlags::NOSIGNAL | flags,
         );
         assert_eq!(sent, Ok(bytes.len()));
     }
