@@ -33,6 +33,32 @@ pub trait State {
     fn loaded(&mut self) -> bool;
 }
 
+/// The [`State`] of a device that has none: nothing is saved, and nothing but
+/// nothing loaded.
+///
+/// A backend that returns it as [`Backend::state`] can be saved and migrated by
+/// frontends that do so only if DEVICE_STATE is offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stateless;
+
+impl State for Stateless {
+    fn begin(&mut self, _direction: Transfer) -> bool {
+        true
+    }
+
+    fn save(&mut self, _data: &mut [u8]) -> Option<usize> {
+        Some(0)
+    }
+
+    fn load(&mut self, data: &[u8]) -> bool {
+        data.is_empty()
+    }
+
+    fn loaded(&mut self) -> bool {
+        true
+    }
+}
+
 /// A vhost-user device, as [`serve`](crate::serve) drives it.
 ///
 /// The server answers every message; a backend has the features, the
@@ -92,10 +118,15 @@ pub trait Backend {
     /// vhost-guest device carries.
     fn queues(&self) -> u16;
 
+    /// The vhost-guest device carries only so many vrings, fewer than
+    /// [`queues`](Self::queues): what the configuration says of them has to
+    /// say so, too.
+    fn limit_queues(&mut self, _most: u16) {}
+
     /// Reads the configuration of the device at `offset` into `data`, which
     /// is all zero: what lies behind the end stays so. `false` if there is
-    /// none there.
-    fn config_read(&self, _offset: u32, _data: &mut [u8]) -> bool {
+    /// none there, or `offset` is behind its end: the frontend gets an error.
+    fn config_read(&mut self, _offset: u32, _data: &mut [u8]) -> bool {
         false
     }
 

@@ -4,45 +4,46 @@
 
 //! A virtio-blk device on an image file (virtio 1.2 §5.2).
 
+mod config;
 mod holes;
+mod image;
 mod request;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use vhost_guest_msg::VirtioFeatures;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, State, Stateless};
 use crate::vring::Ring;
+use config::{Config, CAPACITY_LEN};
+use image::Image;
 
 /// Bytes of a sector, in which virtio-blk counts.
 pub const SECTOR_SIZE: u64 = 512;
+/// Bytes of the name that a guest can ask for.
+pub const ID_LEN: usize = 20;
 
 const DEVICE_TYPE: u16 = 2;
-const ID_LEN: usize = 20;
 
+const F_SIZE_MAX: u64 = 1 << 1;
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
 const F_BLK_SIZE: u64 = 1 << 6;
 const F_FLUSH: u64 = 1 << 9;
+const F_TOPOLOGY: u64 = 1 << 10;
 const F_MQ: u64 = 1 << 12;
 const F_DISCARD: u64 = 1 << 13;
 const F_WRITE_ZEROES: u64 = 1 << 14;
 
-/// Segments of a request: what a vring of 128 has descriptors for, besides
-/// header and status.
-const SEG_MAX: u32 = 126;
-/// Zeroes may have to be written like other data, so that one request must
-/// not be long.
-const MAX_WRITE_ZEROES_SECTORS: u32 = 8192;
-/// 2 GiB, which a file system takes back at once.
-const MAX_DISCARD_SECTORS: u32 = 4 << 20;
-/// Pages, of which most file systems are made.
-const DISCARD_ALIGNMENT: u32 = 8;
-
-/// Length of `struct virtio_blk_config`.
-const CONFIG_LEN: usize = 60;
+/// Block sizes that other backends have, too.
+const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=2 << 20;
+/// Bytes that may be discarded or zeroed before a turn is over. Neither takes
+/// more than a few bytes of a request.
+const CLEARED_IN_A_TURN: u64 = 64 << 20;
 
 /// A virtio-blk device on an image file or a block device.
 ///
@@ -53,6 +54,12 @@ const CONFIG_LEN: usize = 60;
 ///
 /// What the driver discards (VIRTIO_BLK_F_DISCARD) becomes a hole in the file,
 /// where the file system has any.
+///
+/// The image may become longer or shorter while it is served. The disk follows
+/// when it notices: when a frontend asks for the configuration, when a request
+/// finds it out, or when [`Resize`] says so. The frontend is told. What lies
+/// behind a new end cannot be read or written; the file does not become longer
+/// by it.
 ///
 /// ```no_run
 /// use vhost_guest_driver::blk::Blk;
@@ -66,8 +73,7 @@ const CONFIG_LEN: usize = 60;
 /// ```
 #[derive(Debug)]
 pub struct Blk {
-    file: File,
-    sectors: u64,
+    image: Image,
     read_only: bool,
     queues: u16,
     id: [u8; ID_LEN],
@@ -76,28 +82,76 @@ pub struct Blk {
     /// The guest may have an IOMMU in front of the disk.
     access_platform: bool,
     buffer: Vec<u8>,
+    /// Bytes that were discarded or zeroed in this turn.
+    cleared: u64,
+    resize: Resize,
+    /// The capacity that a frontend has last asked for. It knows it when it
+    /// comes back, too.
+    known: Option<u64>,
+    /// The capacity that this frontend was told of last, without asking.
+    announced: Option<u64>,
+    /// It has found another capacity than before by asking.
+    found: bool,
+    state: Stateless,
+}
+
+/// Makes a disk as large as its image is now, from another thread.
+///
+/// ```no_run
+/// # use vhost_guest_driver::blk::Blk;
+/// # use vhost_guest_driver::{Port, Server};
+/// # fn example(device: impl Port) -> Result<(), Box<dyn std::error::Error>> {
+/// let blk = Blk::open("disk.img", false)?;
+/// let resize = blk.resize_handle();
+/// let mut server = Server::new(device, blk)?;
+/// let waker = server.waker();
+/// // In another thread, when the image has become longer or shorter:
+/// resize.resize();
+/// waker.wake();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Resize {
+    wanted: Arc<AtomicBool>,
+}
+
+impl Resize {
+    /// The disk looks at its image in the server's next turn, for which
+    /// [`Server::waker`](crate::Server::waker) wakes it.
+    pub fn resize(&self) {
+        self.wanted.store(true, Ordering::Release);
+    }
+
+    fn take(&self) -> bool {
+        // Most turns need no more than a look.
+        self.wanted.load(Ordering::Relaxed) && self.wanted.swap(false, Ordering::Acquire)
+    }
 }
 
 impl Blk {
-    /// Opens an image. What is behind its last whole sector is left alone.
+    /// Opens an image. What is behind its last whole block is left alone.
     pub fn open(path: impl AsRef<Path>, read_only: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(!read_only).open(path)?;
         Self::new(file, read_only)
     }
 
     /// A disk on an open file.
-    pub fn new(mut file: File, read_only: bool) -> io::Result<Self> {
-        // The length of a block device is not in its metadata.
-        let len = file.seek(SeekFrom::End(0))?;
+    pub fn new(file: File, read_only: bool) -> io::Result<Self> {
         Ok(Self {
-            file,
-            sectors: len / SECTOR_SIZE,
+            image: Image::new(file, SECTOR_SIZE as u32)?,
             read_only,
             queues: 1,
             id: *b"vhost-guest\0\0\0\0\0\0\0\0\0",
             flushes: false,
             access_platform: false,
             buffer: Vec::new(),
+            cleared: 0,
+            resize: Resize::default(),
+            known: None,
+            announced: None,
+            found: false,
+            state: Stateless,
         })
     }
 
@@ -106,6 +160,23 @@ impl Blk {
     pub fn with_queues(mut self, queues: u16) -> Self {
         self.queues = queues.max(1);
         self
+    }
+
+    /// With blocks of so many bytes, a power of two from 512 to 2 MiB. 512 by
+    /// default.
+    ///
+    /// It is what requests should be made of, and a driver may need no more:
+    /// sectors are served one by one (virtio 1.2 §5.2.5).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for other sizes.
+    pub fn with_block_size(mut self, block_size: u32) -> io::Result<Self> {
+        if !block_size.is_power_of_two() || !BLOCK_SIZES.contains(&block_size) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.image = self.image.with_block_size(block_size)?;
+        Ok(self)
     }
 
     /// For guests that have an IOMMU in front of the disk: offers
@@ -128,39 +199,12 @@ impl Blk {
 
     /// Size of the disk in [sectors](SECTOR_SIZE).
     pub fn sectors(&self) -> u64 {
-        self.sectors
+        self.image.sectors()
     }
 
-    /// The configuration (virtio 1.2 §5.2.4).
-    ///
-    /// | offset | type | field |
-    /// |---|---|---|
-    /// | 0 | le64 | capacity |
-    /// | 12 | le32 | seg_max |
-    /// | 20 | le32 | blk_size |
-    /// | 34 | le16 | num_queues |
-    /// | 36, 40 | le32 | max_discard_sectors, max_discard_seg |
-    /// | 44 | le32 | discard_sector_alignment |
-    /// | 48, 52 | le32 | max_write_zeroes_sectors, max_write_zeroes_seg |
-    /// | 56 | u8 | write_zeroes_may_unmap |
-    fn config(&self) -> [u8; CONFIG_LEN] {
-        let mut config = [0; CONFIG_LEN];
-        let mut put = |offset: usize, bytes: &[u8]| {
-            if let Some(field) = config.get_mut(offset..offset + bytes.len()) {
-                field.copy_from_slice(bytes);
-            }
-        };
-        put(0, &self.sectors.to_le_bytes());
-        put(12, &SEG_MAX.to_le_bytes());
-        put(20, &(SECTOR_SIZE as u32).to_le_bytes());
-        put(34, &self.queues.to_le_bytes());
-        put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
-        put(40, &1u32.to_le_bytes());
-        put(44, &DISCARD_ALIGNMENT.to_le_bytes());
-        put(48, &MAX_WRITE_ZEROES_SECTORS.to_le_bytes());
-        put(52, &1u32.to_le_bytes());
-        put(56, &[1]);
-        config
+    /// What makes the disk as large as its image is, while it is served.
+    pub fn resize_handle(&self) -> Resize {
+        self.resize.clone()
     }
 }
 
@@ -174,8 +218,8 @@ impl Backend for Blk {
             true => F_RO,
             false => F_DISCARD | F_WRITE_ZEROES,
         };
-        let bits = F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_MQ | access;
-        let mut features = VirtioFeatures::from_bits_retain(bits);
+        let limits = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY;
+        let mut features = VirtioFeatures::from_bits_retain(limits | F_FLUSH | F_MQ | access);
         features.set(VirtioFeatures::ACCESS_PLATFORM, self.access_platform);
         features
     }
@@ -188,17 +232,59 @@ impl Backend for Blk {
         self.queues
     }
 
-    fn config_read(&self, offset: u32, data: &mut [u8]) -> bool {
-        let config = self.config();
-        let rest = config.get(offset as usize..).unwrap_or(&[]);
+    fn limit_queues(&mut self, most: u16) {
+        self.queues = self.queues.min(most);
+    }
+
+    /// A frontend may ask for what later versions of virtio have behind the
+    /// end, which is zero then; but what begins there is nothing of this disk's.
+    fn config_read(&mut self, offset: u32, data: &mut [u8]) -> bool {
+        // The size that was is better than none.
+        let _ = self.image.measure();
+        let config = Config {
+            capacity: self.image.sectors(),
+            block_size: self.image.block_size(),
+            queues: self.queues,
+        };
+        let bytes = config.to_bytes();
+        let rest = bytes.get(offset as usize..).unwrap_or(&[]);
         for (to, from) in data.iter_mut().zip(rest) {
             *to = *from;
         }
+        if offset < CAPACITY_LEN {
+            let sectors = Some(config.capacity);
+            let before = self.known.replace(config.capacity);
+            // It may have asked for another reason than to tell its guest.
+            self.found |= before.is_some() && before != sectors && self.announced != sectors;
+        }
+        !rest.is_empty()
+    }
+
+    fn take_config_change(&mut self) -> bool {
+        let asked = self.resize.take();
+        if asked {
+            let _ = self.image.measure();
+        }
+        let sectors = self.image.sectors();
+        // One that has not asked may know the image of an earlier backend. It
+        // is not told without need: QEMU 6 asks at once, even while it waits
+        // for the reply to another request, and mixes the two up.
+        let other = self.known.map_or(asked, |known| known != sectors);
+        if !self.found && (!other || self.announced == Some(sectors)) {
+            return false;
+        }
+        self.found = false;
+        self.announced = Some(sectors);
         true
+    }
+
+    fn state(&mut self) -> Option<&mut dyn State> {
+        Some(&mut self.state)
     }
 
     fn reset(&mut self) {
         self.flushes = false;
+        self.announced = None;
     }
 
     fn budget(&self) -> u16 {
@@ -207,7 +293,11 @@ impl Backend for Blk {
     }
 
     fn process(&mut self, _queue: u16, ring: &mut Ring<'_>) {
-        while let Some(mut chain) = ring.next_chain() {
+        self.cleared = 0;
+        while self.cleared < CLEARED_IN_A_TURN {
+            let Some(mut chain) = ring.next_chain() else {
+                break;
+            };
             let written = self.handle(&mut chain);
             ring.complete(chain, written);
         }

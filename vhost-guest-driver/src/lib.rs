@@ -86,7 +86,7 @@ pub mod vfio;
 mod vring;
 mod window;
 
-pub use backend::{Backend, State};
+pub use backend::{Backend, State, Stateless};
 pub use carried::Carried;
 pub use device::{Device, Events, Inbound, Outbound, Status};
 pub use error::Error;

@@ -118,7 +118,10 @@ impl<P: Port, B: Backend> Server<P, B> {
     /// # Errors
     ///
     /// If the device does not take a backend of this type.
-    pub fn new(device: P, backend: B) -> Result<Self, Error> {
+    pub fn new(device: P, mut backend: B) -> Result<Self, Error> {
+        if device.max_queues() < backend.queues() {
+            backend.limit_queues(device.max_queues());
+        }
         let stop = Stop {
             flag: Arc::new(AtomicBool::new(false)),
             waker: device.waker(),

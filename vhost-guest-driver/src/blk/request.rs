@@ -11,11 +11,11 @@
 //! | 16 | u8\[\] | data | either way |
 //! | last | u8 | status | device-writable |
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
-use super::{holes, Blk, MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, SECTOR_SIZE};
+use super::config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, SEG_MAX, SIZE_MAX};
+use super::image::Image;
+use super::{Blk, SECTOR_SIZE};
 use crate::vring::Chain;
 
 const T_IN: u32 = 0;
@@ -28,14 +28,18 @@ const T_WRITE_ZEROES: u32 = 13;
 /// The request may unmap what it zeroes. It need not.
 const WRITE_ZEROES_UNMAP: u32 = 1;
 
-/// Data passes through a buffer of at most so much: a request can have up to
-/// 4 GiB.
+/// Data passes through a buffer of at most so much: a request may have more.
 const BUFFER_LEN: usize = 256 * 1024;
+
+/// The longest request that segments of the announced number and size make.
+/// How many they are is not looked at: buffers may be cut anyhow (virtio 1.2
+/// §2.7.4.1).
+pub(super) const MAX_DATA_LEN: u64 = SIZE_MAX as u64 * SEG_MAX as u64;
 
 /// What becomes of a request, as its status byte says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Status {
+pub(super) enum Status {
     Ok = 0,
     IoError = 1,
     Unsupported = 2,
@@ -102,7 +106,7 @@ impl Blk {
         match header.kind {
             T_IN => self.read(header.sector, chain, data_len).map(|()| data_len),
             T_OUT => self.write(header.sector, chain).map(|()| 0),
-            T_FLUSH => self.file.sync_data().map(|()| 0).map_err(Status::from),
+            T_FLUSH => self.image.sync().map(|()| 0).map_err(Status::from),
             T_GET_ID => {
                 let len = self.id.len().min(data_len as usize);
                 let id = self.id.get(..len).unwrap_or(&[]);
@@ -114,14 +118,18 @@ impl Blk {
         }
     }
 
-    /// Where `len` bytes at `sector` are in the file.
+    /// Where `len` bytes of data at `sector` are in the file.
     fn position(&self, sector: u64, len: u64) -> Result<u64, Status> {
-        let end = sector.checked_add(len / SECTOR_SIZE);
-        if !len.is_multiple_of(SECTOR_SIZE) || end.is_none_or(|end| end > self.sectors) {
-            return Err(Status::IoError);
+        let position = self.image.position(sector, len);
+        position.ok_or(Status::IoError)
+    }
+
+    /// The same for a request that moves the data, which must not last long.
+    pub(super) fn position_of_data(&self, sector: u64, len: u64) -> Result<u64, Status> {
+        match len <= MAX_DATA_LEN {
+            true => self.position(sector, len),
+            false => Err(Status::IoError),
         }
-        // Sectors of the disk are bytes of a file, which are fewer than 2^63.
-        Ok(sector * SECTOR_SIZE)
     }
 
     /// A part of the buffer, as long as the next piece of `rest` bytes.
@@ -135,10 +143,10 @@ impl Blk {
 
     fn read(&mut self, sector: u64, chain: &mut Chain<'_>, len: u32) -> Result<(), Status> {
         let mut rest = u64::from(len);
-        let mut position = self.position(sector, rest)?;
+        let mut position = self.position_of_data(sector, rest)?;
         while rest > 0 {
             let data = Self::piece(&mut self.buffer, rest);
-            self.file.read_exact_at(data, position)?;
+            self.image.read(data, position)?;
             chain.write(data);
             rest -= data.len() as u64;
             position += data.len() as u64;
@@ -148,14 +156,14 @@ impl Blk {
 
     fn write(&mut self, sector: u64, chain: &mut Chain<'_>) -> Result<(), Status> {
         let mut rest = u64::from(chain.readable_len());
-        let mut position = self.position(sector, rest)?;
+        let mut position = self.position_of_data(sector, rest)?;
         if self.read_only {
             return Err(Status::IoError);
         }
         while rest > 0 {
             let data = Self::piece(&mut self.buffer, rest);
             chain.read(data);
-            self.file.write_all_at(data, position)?;
+            self.image.write(data, position)?;
             rest -= data.len() as u64;
             position += data.len() as u64;
         }
@@ -166,7 +174,7 @@ impl Blk {
     /// (virtio 1.2 §5.2.6.2).
     fn settle(&self) -> Result<(), Status> {
         if !self.flushes {
-            self.file.sync_data()?;
+            self.image.sync()?;
         }
         Ok(())
     }
@@ -210,7 +218,8 @@ impl Blk {
     fn discard(&mut self, chain: &mut Chain<'_>) -> Result<(), Status> {
         let Segment { position, len, .. } = self.segment(chain, MAX_DISCARD_SECTORS, 0)?;
         if len > 0 {
-            holes::clear(&self.file, position, len, false)?;
+            self.cleared += len;
+            self.image.clear(position, len, false)?;
         }
         Ok(())
     }
@@ -223,10 +232,11 @@ impl Blk {
         if len == 0 {
             return Ok(());
         }
-        if !holes::clear(&self.file, position, len, keep)? {
+        self.cleared += len;
+        if !self.image.clear(position, len, keep)? {
             let zeroes = Self::piece(&mut self.buffer, len);
             zeroes.fill(0);
-            write_repeatedly(&self.file, zeroes, position, len)?;
+            write_repeatedly(&mut self.image, zeroes, position, len)?;
         }
         self.settle()
     }
@@ -239,12 +249,12 @@ struct Segment {
     flags: u32,
 }
 
-fn write_repeatedly(file: &File, data: &[u8], mut position: u64, len: u64) -> io::Result<()> {
+fn write_repeatedly(image: &mut Image, data: &[u8], mut position: u64, len: u64) -> io::Result<()> {
     let end = position + len;
     while position < end {
         let rest = usize::try_from(end - position).unwrap_or(usize::MAX);
         let part = data.get(..rest.min(data.len())).unwrap_or(data);
-        file.write_all_at(part, position)?;
+        image.write(part, position)?;
         position += part.len() as u64;
     }
     Ok(())

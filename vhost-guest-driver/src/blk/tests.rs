@@ -5,6 +5,11 @@
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+mod limits;
+mod resize;
+mod served;
+
+use super::config::MAX_WRITE_ZEROES_SECTORS;
 use super::*;
 use crate::fake_ring::{Bench, GPA, INDIRECT, WRITE};
 
@@ -357,15 +362,6 @@ fn a_read_only_disk_does_not_change() {
 }
 
 #[test]
-fn reports_errors_of_the_file() {
-    let mut disk = Disk::new(false);
-    disk.file.set_len(10 * SECTOR_SIZE).unwrap();
-    let len = 4 * SECTOR_SIZE as u32;
-    assert_eq!(disk.request(IN, 8, &[(DATA, len, WRITE)]), IOERR);
-    assert_eq!(disk.request(IN, 6, &[(DATA, len, WRITE)]), OK);
-}
-
-#[test]
 fn never_acknowledges_a_write_or_flush_that_failed() {
     let mut disk = Disk::new(false);
     // Written through a descriptor that cannot write.
@@ -375,48 +371,6 @@ fn never_acknowledges_a_write_or_flush_that_failed() {
     std::fs::remove_file(path).unwrap();
     disk.blk = Blk::new(file, false).unwrap();
     assert_eq!(disk.request(OUT, 0, &[(DATA, 512, 0)]), IOERR);
-}
-
-#[test]
-fn describes_itself() {
-    let disk = Disk::new(false);
-    let blk = disk.blk.with_queues(3);
-    let platform = VirtioFeatures::ACCESS_PLATFORM;
-    assert!(!blk.features().contains(platform));
-    let blk = blk.with_access_platform();
-    assert!(blk.features().contains(platform));
-    assert_eq!(
-        (blk.sectors(), blk.queues(), blk.device_type()),
-        (SECTORS, 3, 2)
-    );
-    let mut config = [0; 64];
-    assert!(blk.config_read(0, &mut config));
-    assert_eq!(config[..8], SECTORS.to_le_bytes());
-    assert_eq!(config[12..16], 126u32.to_le_bytes());
-    assert_eq!(config[20..24], 512u32.to_le_bytes());
-    assert_eq!(config[34..36], 3u16.to_le_bytes());
-    let numbers = [MAX_DISCARD_SECTORS, 1, 8, MAX_WRITE_ZEROES_SECTORS, 1, 1];
-    assert_eq!(config[36..60], numbers.map(u32::to_le_bytes).concat());
-    assert_eq!(config[60..], [0; 4]);
-    let mut part = [0xff; 2];
-    assert!(blk.config_read(34, &mut part));
-    assert_eq!(part, 3u16.to_le_bytes());
-    assert!(blk.config_read(u32::MAX, &mut [0; 4]));
-    assert_eq!(
-        Blk::new(temporary_file(), false)
-            .unwrap()
-            .with_queues(0)
-            .queues(),
-        1
-    );
-}
-
-#[test]
-fn counts_whole_sectors_only() {
-    let file = temporary_file();
-    file.set_len(1025).unwrap();
-    let blk = Blk::new(file, false).unwrap();
-    assert_eq!(blk.sectors(), 2);
 }
 
 #[test]

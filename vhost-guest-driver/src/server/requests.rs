@@ -359,7 +359,7 @@ fn refuse_unless(done: bool) -> Result<(), Reason> {
     done.then_some(()).ok_or("the backend cannot do it")
 }
 
-fn read_config(config: &Config, backend: &impl Backend) -> Reply {
+fn read_config(config: &Config, backend: &mut impl Backend) -> Reply {
     let mut contents = config.contents().to_vec();
     // What the frontend sends along has no meaning.
     contents.fill(0);

@@ -96,7 +96,7 @@ impl Backend for Echo {
         self.state.as_mut().map(|state| state as &mut dyn State)
     }
 
-    fn config_read(&self, offset: u32, data: &mut [u8]) -> bool {
+    fn config_read(&mut self, offset: u32, data: &mut [u8]) -> bool {
         let rest = self.config.get(offset as usize..).unwrap_or(&[]);
         for (to, from) in data.iter_mut().zip(rest) {
             *to = *from;

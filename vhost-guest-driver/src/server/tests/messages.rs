@@ -85,6 +85,24 @@ fn tells_of_configuration_changes_once_there_is_a_channel() {
 }
 
 #[test]
+fn tells_of_configuration_changes_only_who_has_negotiated_both_features() {
+    let (channel, config) = (ProtocolFeatures::BACKEND_REQ, ProtocolFeatures::CONFIG);
+    for (features, told) in [
+        (channel | config, true),
+        (channel, false),
+        (config, false),
+        (ProtocolFeatures::empty(), false),
+    ] {
+        let mut setup = Setup::negotiated();
+        setup.send(&Request::SetBackendReqFd(OnlyFd { fd: () }));
+        setup.send(&Request::SetProtocolFeatures(features));
+        setup.server.backend.changed = true;
+        setup.run();
+        assert_eq!(setup.fake.take(3).is_some(), told, "{features:?}");
+    }
+}
+
+#[test]
 fn nacks_what_it_cannot_do_if_that_is_asked_for() {
     let region = |guest, size, user| Region::new(guest, size, user, 0).unwrap();
     let mut setup = Setup::negotiated();
