@@ -20,7 +20,7 @@ use crate::error::BuildError;
 use crate::fd::MemoryPolicy;
 use crate::function::VhostGuest;
 use crate::options::Options;
-use crate::socket_file;
+use crate::socket_file::bind_socket;
 
 /// What a VMM lends to a device: the traits of `vhost-guest-vmm-traits`, and
 /// the memory of the guest that the device is plugged into.
@@ -64,19 +64,15 @@ impl Builder {
     /// which is made here. Its mode says who may be a frontend, as the
     /// process's umask has it.
     ///
-    /// A socket that an earlier process left behind at `path` is replaced. One
-    /// that somebody listens to is not, and does not notice the attempt; nor is
-    /// any other file. The file stays when the device is dropped, as that of
-    /// any listener does.
-    ///
-    /// Two processes that start at the same time may both find the same old
-    /// socket; the later one wins then.
+    /// A socket that an earlier process left behind at `path` is replaced, as
+    /// [`bind_socket`](crate::bind_socket) does it. The file stays when the
+    /// device is dropped, as that of any listener does.
     ///
     /// # Errors
     ///
     /// `AddrInUse` if something is there that stays, and what `bind` says.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
-        socket_file::bind(path.as_ref()).map(Self::new)
+        bind_socket(path).map(Self::new)
     }
 
     /// The number of vrings that a frontend may use, 1 to 256. 16 by default.

@@ -82,4 +82,5 @@ pub use fd::MemoryPolicy;
 pub use function::VhostGuest;
 pub use pci::{BarKind, BarMove, BarSpec};
 pub use snapshot::SnapshotError;
+pub use socket_file::bind_socket;
 pub use statistics::Statistics;

@@ -13,8 +13,18 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::net::{connect, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Makes a listening socket at `path`, in place of one that is left behind.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+/// Makes a listening socket at `path`, in place of one that an earlier process
+/// has left behind.
+///
+/// One that somebody listens to stays, and does not notice the attempt; so
+/// does any other file. Two processes that start at the same time may both find
+/// the same old socket; the later one wins then.
+///
+/// # Errors
+///
+/// `AddrInUse` if something is there that stays, and what `bind` says.
+pub fn bind_socket(path: impl AsRef<Path>) -> io::Result<UnixListener> {
+    let path = path.as_ref();
     match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path)? => {
             fs::remove_file(path)?;
@@ -68,7 +78,7 @@ mod tests {
     fn replaces_a_socket_that_was_left_behind() {
         let place = Place::new("left");
         for _ in 0..3 {
-            let listener = bind(&place.0).unwrap();
+            let listener = bind_socket(&place.0).unwrap();
             let _frontend = UnixStream::connect(&place.0).unwrap();
             listener.accept().unwrap();
         }
@@ -77,9 +87,9 @@ mod tests {
     #[test]
     fn leaves_a_socket_alone_that_somebody_listens_to() {
         let place = Place::new("used");
-        let listener = bind(&place.0).unwrap();
+        let listener = bind_socket(&place.0).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let error = bind(&place.0).unwrap_err();
+        let error = bind_socket(&place.0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         let noticed = listener.accept().unwrap_err();
         assert_eq!(noticed.kind(), io::ErrorKind::WouldBlock, "it was asked");
@@ -93,16 +103,16 @@ mod tests {
         fs::write(&place.0, "text").unwrap();
         std::os::unix::fs::symlink(&place.0, &link.0).unwrap();
         for path in [&place.0, &link.0] {
-            let error = bind(path).unwrap_err();
+            let error = bind_socket(path).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         }
         assert_eq!(fs::read(&link.0).unwrap(), b"text");
         // A link to a socket is not a socket that was left behind.
         fs::remove_file(&place.0).unwrap();
-        drop(bind(&place.0).unwrap());
-        assert!(bind(&link.0).is_err());
+        drop(bind_socket(&place.0).unwrap());
+        assert!(bind_socket(&link.0).is_err());
         assert!(place.0.exists());
-        let error = bind(Path::new("/nonexistent/socket")).unwrap_err();
+        let error = bind_socket(Path::new("/nonexistent/socket")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

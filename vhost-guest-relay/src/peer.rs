@@ -15,6 +15,9 @@ use std::time::Duration;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::net::{
+    connect as connect_socket, socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType,
+};
 
 /// The longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -41,7 +44,7 @@ impl Peer {
     /// Listens at `path`, in place of a socket that nobody listens on any more.
     pub fn listen(path: &Path) -> io::Result<Self> {
         let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path) => {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path)? => {
                 fs::remove_file(path)?;
                 UnixListener::bind(path)?
             }
@@ -69,10 +72,18 @@ impl Drop for Listener {
 }
 
 /// Whether `path` is a socket that its process has left behind.
-fn is_stale(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).is_err_and(refused)
+///
+/// To connect would be to be a backend, and to go away at once. So this asks
+/// with a socket of another type: the kernel looks for the owner first
+/// (`ECONNREFUSED`), and at the type then (`EPROTOTYPE`).
+fn is_stale(path: &Path) -> io::Result<bool> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Ok(false);
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let outcome = connect_socket(&probe, &SocketAddrUnix::new(path)?);
+    Ok(outcome == Err(Errno::CONNREFUSED))
 }
 
 fn connect(path: &Path, stop: BorrowedFd<'_>) -> io::Result<Option<UnixStream>> {
@@ -179,7 +190,10 @@ mod tests {
     fn takes_over_a_socket_that_was_left_behind_and_no_other() {
         let path = path("stale");
         let first = UnixListener::bind(&path).unwrap();
+        first.set_nonblocking(true).unwrap();
         assert!(Peer::listen(&path).is_err(), "somebody listens");
+        let noticed = first.accept().unwrap_err();
+        assert_eq!(noticed.kind(), ErrorKind::WouldBlock, "it was asked");
         drop(first);
         drop(Peer::listen(&path).unwrap());
         fs::write(&path, "a file").unwrap();
