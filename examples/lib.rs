@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod cycles;
+pub mod disk;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 pub mod loopback;

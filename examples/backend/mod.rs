@@ -7,7 +7,7 @@
 
 mod options;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use vhost_guest_driver::sysfs::{self, Sysfs, COUNTED_INTERRUPT};
 use vhost_guest_driver::vfio::{Vfio, VfioError};
 use vhost_guest_driver::{Device, Port, Server, Statistics, Turn, Wake};
 
-use crate::loopback::signals;
+use crate::loopback::signals::{self, Signal};
 use options::{Options, HELP};
 
 /// Why the program ends.
@@ -64,6 +64,7 @@ pub fn main() -> ExitCode {
 struct Wishes {
     end: AtomicBool,
     statistics: AtomicBool,
+    resize: AtomicBool,
     waker: OnceLock<Arc<dyn Wake>>,
 }
 
@@ -84,12 +85,14 @@ fn run(options: Options) -> Result<(), Failure> {
     let wishes = Arc::new(Wishes::default());
     let ending = wishes.clone();
     // The device must be reset before our memory is another's.
-    signals::watch(move || ending.want(&ending.end))
-        .map_err(|failure| Failure::Signals(failure.to_string()))?;
+    let told = move |signal| match signal {
+        Signal::End => ending.want(&ending.end),
+        Signal::Resize => ending.want(&ending.resize),
+    };
+    signals::watch_resizing(told).map_err(|failure| Failure::Signals(failure.to_string()))?;
 
-    let disk = Blk::open(&options.disk, options.read_only);
-    let disk = disk.map_err(|e| Failure::Disk(options.disk.display().to_string(), e))?;
-    let disk = disk.with_queues(options.queues);
+    let disk = open(&options);
+    let disk = disk.map_err(|e| Failure::Disk(options.image.display().to_string(), e))?;
     if options.module {
         let path = match options.device {
             Some(address) => Node::path(&address.to_string()),
@@ -111,6 +114,15 @@ fn run(options: Options) -> Result<(), Failure> {
     serve(Server::new(device, disk)?, &wishes, &address.to_string())
 }
 
+fn open(options: &Options) -> io::Result<Blk> {
+    let writes = !options.disk.read_only;
+    let image = File::options()
+        .read(true)
+        .write(writes)
+        .open(&options.image)?;
+    options.disk.on(image)
+}
+
 /// Serves until it is to end; the frontend is disconnected then.
 fn serve<P: Port>(
     mut server: Server<P, Blk>,
@@ -121,13 +133,23 @@ fn serve<P: Port>(
     let _ = wishes.waker.set(server.waker());
     say(&format!("serving, through {through}"));
     answer_questions(wishes.clone());
+    let resize = server.backend().resize_handle();
+    let mut sectors = server.backend().sectors();
     let (mut turn, mut faults) = (Turn::Busy, 0);
     while !wishes.end.load(Ordering::Acquire) {
+        if wishes.resize.swap(false, Ordering::Acquire) {
+            resize.resize();
+            turn = Turn::Busy;
+        }
         let timeout = match turn {
             Turn::Busy => Some(Duration::ZERO),
             Turn::Idle => server.idle_timeout(),
         };
         turn = server.run_once(timeout)?;
+        if server.backend().sectors() != sectors {
+            sectors = server.backend().sectors();
+            say(&format!("the disk has {sectors} sectors now"));
+        }
         let statistics = server.statistics();
         let now = statistics.faults + statistics.ring_faults;
         if let Some(fault) = server.last_fault().filter(|_| now != faults) {

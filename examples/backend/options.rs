@@ -11,9 +11,11 @@ use std::time::Duration;
 use vhost_guest_driver::sysfs::Address;
 
 use super::Failure;
+use crate::disk::{disk_help, number, Disk};
 
 /// Text of `--help`.
-pub const HELP: &str = "\
+pub const HELP: &str = concat!(
+    "\
 A disk that this Linux guest serves to another virtual machine, through its
 vhost-guest device, reached through sysfs, through VFIO, or with the kernel driver.
 
@@ -29,14 +31,17 @@ nothing to do, and however it ends, the device is reset.
 With the driver (linux/ in the sources), it needs the right to open
 /dev/vhost-guest/ADDRESS, and sleeps when it has nothing to do.
 
-A line on standard input makes it print its statistics.
+A line on standard input makes it print its statistics. After SIGUSR1 the disk is
+as large as its image is then: the image may become larger or smaller while it is
+served.
 
 Usage: backend --disk PATH [OPTIONS]
 
   --disk PATH           disk image or block device
-  --read-only           offer the disk read-only
-  --queues N            request queues, 1 to 64 (default: 1)
-  --device ADDRESS      PCI function (0000:00:05.0), or auto (default): the
+",
+    disk_help!(),
+    "\
+\x20 --device ADDRESS      PCI function (0000:00:05.0), or auto (default): the
                         only vhost-guest device
   --vfio                use VFIO
   --module              use the kernel driver vhost_guest
@@ -48,7 +53,8 @@ Usage: backend --disk PATH [OPTIONS]
   --help                this text
 
 Exit code: 0 after a signal, 1 after a failure, 2 if the command line is wrong.
-";
+"
+);
 
 /// What the user asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,11 +62,9 @@ pub struct Options {
     /// Only the help text.
     pub help: bool,
     /// The disk image.
-    pub disk: PathBuf,
-    /// The disk is offered read-only.
-    pub read_only: bool,
-    /// Request queues.
-    pub queues: u16,
+    pub image: PathBuf,
+    /// The disk on it.
+    pub disk: Disk,
     /// The function, unless it is the only one.
     pub device: Option<Address>,
     /// Through VFIO.
@@ -78,9 +82,8 @@ impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
         let mut options = Self {
             help: false,
-            disk: PathBuf::new(),
-            read_only: false,
-            queues: 1,
+            image: PathBuf::new(),
+            disk: Disk::new(1),
             device: None,
             vfio: false,
             module: false,
@@ -95,14 +98,16 @@ impl Options {
             };
             match &*name {
                 "--help" | "-h" => options.help = true,
-                "--disk" => options.disk = value()?.into(),
+                "--disk" => options.image = value()?.into(),
                 "--module" => options.module = true,
                 "--vfio" => options.vfio = true,
-                "--read-only" => options.read_only = true,
+                "--read-only" => options.disk.read_only = true,
                 "--count-interrupts" => options.count_interrupts = true,
-                "--queues" => options.queues = number(&name, value()?, 1, 64)? as u16,
+                name if Disk::has(name) => {
+                    options.disk.set(name, &value()?).map_err(Failure::Usage)?;
+                }
                 "--idle" => {
-                    let micros = number(&name, value()?, 0, 1_000_000)?;
+                    let micros = number(&name, &value()?, 0, 1_000_000).map_err(Failure::Usage)?;
                     options.idle = Duration::from_micros(micros);
                 }
                 "--device" => {
@@ -115,7 +120,7 @@ impl Options {
                 _ => return Err(Failure::Usage(format!("unknown option {name}"))),
             }
         }
-        if options.disk.as_os_str().is_empty() && !options.help {
+        if options.image.as_os_str().is_empty() && !options.help {
             return Err(Failure::Usage("which --disk?".into()));
         }
         if options.vfio && options.module {
@@ -129,18 +134,6 @@ fn sysfs_idle() -> Duration {
     vhost_guest_driver::sysfs::Options::default().idle
 }
 
-fn number(name: &str, value: OsString, least: u64, most: u64) -> Result<u64, Failure> {
-    let number = value.to_str().and_then(|text| text.parse().ok());
-    number
-        .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| {
-            let value = value.to_string_lossy();
-            Failure::Usage(format!(
-                "{name} {value}: not a number from {least} to {most}"
-            ))
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,11 +144,18 @@ mod tests {
 
     #[test]
     fn reads_every_option() {
-        let line = "--disk d --read-only --queues 4 --device 00:05.0 --idle 0 --count-interrupts";
+        let line = "--disk d --read-only --queues 4 --block-size 4096 --serial x --device 00:05.0 \
+                    --idle 0 --count-interrupts";
         let options = parse(line).unwrap();
-        assert_eq!(options.disk, PathBuf::from("d"));
-        assert!(options.read_only && options.count_interrupts && !options.help);
-        assert_eq!((options.queues, options.idle), (4, Duration::ZERO));
+        assert_eq!(options.image, PathBuf::from("d"));
+        assert!(options.count_interrupts && !options.help);
+        let disk = Disk {
+            read_only: true,
+            queues: 4,
+            block_size: 4096,
+            serial: Some("x".into()),
+        };
+        assert_eq!((options.disk, options.idle), (disk, Duration::ZERO));
         assert_eq!(options.device, "0000:00:05.0".parse().ok());
         assert_eq!(parse("--disk d --device auto").unwrap().device, None);
         assert!(parse("--disk d --module").unwrap().module && !options.module);
@@ -172,6 +172,8 @@ mod tests {
             "disk.img",
             "--disk d --queues 0",
             "--disk d --queues 65",
+            "--disk d --block-size 1000",
+            "--disk d --serial",
             "--disk d --idle 1000001",
             "--disk d --idle -1",
             "--disk d --vfio --module",

@@ -11,27 +11,33 @@ use std::thread;
 
 use crate::vmm::{Config, Machine};
 use log::LevelFilter;
-use vhost_guest_driver::Stop;
 
 use crate::loopback::failure::{Context, Failure};
+use crate::loopback::guest::{self, Handles};
 use crate::loopback::options::Options;
-use crate::loopback::places::{open_image, Places};
+use crate::loopback::places::Places;
 use crate::loopback::report::Report;
 use crate::loopback::resources::Resources;
+use crate::loopback::signals::{self, Signal};
 use crate::loopback::summary::{check_wakeups, Summary};
-use crate::loopback::{guest, journal, signals, socket};
+use crate::loopback::{journal, socket};
 
 /// The virtio type of a disk.
 const BLOCK_DEVICE: u16 = 2;
 /// Most memory that a frontend can share.
 const WINDOW_SIZE: usize = 16 << 30;
+/// Device state moves in pieces of so many bytes. The disk has none, but some
+/// frontends save and migrate only a backend that says so.
+const STATE_PIECE: u32 = 4096;
 
 /// What ends the main thread's sleep.
 pub enum Event {
     /// Ctrl-C.
     Interrupted,
+    /// The image may have another size.
+    Resized,
     /// The guest serves frontends now, until it is stopped.
-    GuestReady(Stop),
+    GuestReady(Handles),
     /// The guest has stopped.
     GuestEnded(String),
     /// The frontend's process has closed its standard output; what it wrote.
@@ -41,56 +47,76 @@ pub enum Event {
 /// Serves a disk, to our own frontend or to any.
 pub fn run(options: &Options) -> Result<(), Failure> {
     let (sender, events) = channel();
-    let interrupted = sender.clone();
-    signals::watch(move || {
-        let _ = interrupted.send(Event::Interrupted);
+    let told = sender.clone();
+    signals::watch_resizing(move |signal| {
+        let _ = told.send(match signal {
+            Signal::End => Event::Interrupted,
+            Signal::Resize => Event::Resized,
+        });
     })?;
     journal::show(match options.listen {
         true => LevelFilter::Info,
         false => LevelFilter::Warn,
     });
     let places = Places::new(options)?;
-    let image = open_image(&places.disk, options.read_only)?;
-    let (listener, _name) = socket::listen(&places.socket)?;
+    // Nothing is made for a program that cannot serve it.
+    let (listener, name) = socket::listen(&places.socket)?;
+    let image = places.open_image(options)?;
     let config = Config {
-        queues: options.queues,
+        queues: options.disk.queues,
         window_size: WINDOW_SIZE,
         device_type: BLOCK_DEVICE,
         irqfd: options.irqfd,
         ioeventfd: options.ioeventfd,
-        state_piece: None,
+        state_piece: Some(STATE_PIECE),
     };
     let machine = Machine::new(listener, &config).context("starting the machine")?;
+    // Goes before the listener does, which is the machine's.
+    let _name = name;
     if options.lose_dirty_log {
         machine.arena().lose_dirty_log();
     }
     let guest = guest::start(&machine, image, options, sender.clone())?;
-    let stop = match events.recv() {
-        Ok(Event::GuestReady(stop)) => stop,
-        Ok(Event::GuestEnded(why)) => return Err(Failure::Guest(why)),
-        _ => return Err(Failure::Interrupted),
+    let handles = loop {
+        match events.recv() {
+            Ok(Event::GuestReady(handles)) => break handles,
+            Ok(Event::GuestEnded(why)) => return Err(Failure::Guest(why)),
+            // It has yet to look at the image.
+            Ok(Event::Resized) => {}
+            _ => return Err(Failure::Interrupted),
+        }
     };
     let outcome = match options.listen {
-        true => serve(&events, &places, options),
+        true => serve(&events, &handles, &places, options),
         false => work(&events, sender, &machine, &places, options),
     };
-    guest.join(&stop);
+    guest.join(&handles);
     outcome
 }
 
 /// Lets frontends come and go until Ctrl-C, which is the regular end.
-fn serve(events: &Receiver<Event>, places: &Places, options: &Options) -> Result<(), Failure> {
+fn serve(
+    events: &Receiver<Event>,
+    handles: &Handles,
+    places: &Places,
+    options: &Options,
+) -> Result<(), Failure> {
     println!(
         "listening on {}: {}{}, {} queues",
         places.socket.display(),
         places.disk.display(),
-        if options.read_only { ", read-only" } else { "" },
-        options.queues
+        if options.disk.read_only {
+            ", read-only"
+        } else {
+            ""
+        },
+        options.disk.queues
     );
     loop {
         match events.recv() {
             Ok(Event::GuestEnded(why)) => return Err(Failure::Guest(why)),
             Ok(Event::Interrupted) | Err(_) => return Ok(()),
+            Ok(Event::Resized) => handles.resize(),
             Ok(_) => {}
         }
     }
@@ -112,7 +138,8 @@ fn work(
             Ok(Event::FrontendEnded(output)) => break output.context("the frontend's report")?,
             Ok(Event::GuestEnded(why)) => return Err(Failure::Guest(why)),
             Ok(Event::Interrupted) | Err(_) => return Err(Failure::Interrupted),
-            Ok(Event::GuestReady(_)) => {}
+            // The workload has divided the disk that there was.
+            Ok(Event::Resized | Event::GuestReady(_)) => {}
         }
     };
     frontend.finish()?;

@@ -6,13 +6,15 @@
 
 use std::fs::File;
 use std::sync::mpsc::Sender;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use crate::vmm::Machine;
-use vhost_guest_driver::blk::Blk;
+use vhost_guest_driver::blk::{Blk, Resize};
 use vhost_guest_driver::emulated::{Emulated, Platform};
-use vhost_guest_driver::{Device, Server, Stop};
+use vhost_guest_driver::{Device, Server, Stop, Wake};
 
+use crate::disk::Disk;
 use crate::loopback::backend::Event;
 use crate::loopback::failure::{Context, Failure};
 use crate::loopback::options::Options;
@@ -21,6 +23,29 @@ use crate::loopback::wakeups::VCPU;
 /// A running guest.
 pub struct Guest {
     vcpu: JoinHandle<()>,
+}
+
+/// What other threads can have a guest do that serves.
+pub struct Handles {
+    stop: Stop,
+    resize: Resize,
+    waker: Arc<dyn Wake>,
+}
+
+impl Handles {
+    fn of(server: &DiskServer) -> Self {
+        Self {
+            stop: server.stop_handle(),
+            resize: server.backend().resize_handle(),
+            waker: server.waker(),
+        }
+    }
+
+    /// The disk becomes as large as its image is.
+    pub fn resize(&self) {
+        self.resize.resize();
+        self.waker.wake();
+    }
 }
 
 type DiskServer = Server<Device<Emulated>, Blk>;
@@ -33,10 +58,10 @@ pub fn start(
     events: Sender<Event>,
 ) -> Result<Guest, Failure> {
     let platform = machine.platform().context("memory of the guest")?;
-    let (read_only, queues) = (options.read_only, options.queues);
+    let disk = options.disk.clone();
     let run = move || {
-        let outcome = boot(platform, image, read_only, queues).and_then(|mut server| {
-            let _ = events.send(Event::GuestReady(server.stop_handle()));
+        let outcome = boot(platform, image, &disk).and_then(|mut server| {
+            let _ = events.send(Event::GuestReady(Handles::of(&server)));
             server.run().map_err(|error| error.to_string())
         });
         let why = outcome.err().unwrap_or_else(|| "stopped".into());
@@ -48,23 +73,17 @@ pub fn start(
 }
 
 /// What a guest's init would do.
-fn boot(
-    platform: Platform,
-    image: File,
-    read_only: bool,
-    queues: u16,
-) -> Result<DiskServer, String> {
+fn boot(platform: Platform, image: File, disk: &Disk) -> Result<DiskServer, String> {
     let transport = Emulated::new(platform).map_err(|error| error.to_string())?;
     let device = Device::open(transport).map_err(|error| error.to_string())?;
-    let disk = Blk::new(image, read_only).map_err(|error| error.to_string())?;
-    let disk = disk.with_queues(queues);
+    let disk = disk.on(image).map_err(|error| error.to_string())?;
     Server::new(device, disk).map_err(|error| error.to_string())
 }
 
 impl Guest {
-    /// Waits until the vCPU has stopped, after `stop`.
-    pub fn join(self, stop: &Stop) {
-        stop.stop();
+    /// Stops the vCPU, and waits until it has.
+    pub fn join(self, handles: &Handles) {
+        handles.stop.stop();
         let _ = self.vcpu.join();
     }
 }

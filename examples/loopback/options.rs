@@ -8,10 +8,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::disk::{disk_help, number, Disk};
 use crate::loopback::failure::Failure;
 
 /// Text of `--help`.
-pub const HELP: &str = "\
+pub const HELP: &str = concat!(
+    "\
 A disk served from inside a guest, through a vhost-guest device.
 
 A small userspace VMM with an emulated guest runs the driver and a virtio-blk
@@ -21,23 +23,27 @@ again and verifies what it wrote.
 
 Usage: loopback [OPTIONS]
 
-  --disk PATH       disk image, made if absent; the workload overwrites it
-                    (default: a temporary one)
-  --size SIZE       size of an image that is made: bytes, or with K, M, G
-                    (default: 64M)
-  --read-only       offer the disk read-only; the workload only reads
-  --queues N        request queues, 1 to 64 (default: 2)
-  --socket PATH     vhost-user socket (default: a temporary one)
-  --listen          no frontend of our own: serve any that connects to the
-                    socket, one after the other, until Ctrl-C
-  --no-irqfd        a thread of the VMM forwards the frontend's kicks
-  --no-ioeventfd    the guest's doorbell stores go through the device
-  --lose-dirty-log  keep what the guest marks in QEMU's dirty log from QEMU: a
-                    VM that is migrated gets stale memory, to see a test fail
-  --seconds N       length of the workload (default: 5)
-  --requests N      length of the workload in requests instead
-  --seed N          seed of the workload (default: 1)
-  --help            this text
+  --disk PATH           disk image, made if absent; the workload overwrites it
+                        (default: a temporary one)
+  --size SIZE           size of an image that is made: bytes, or with K, M, G
+                        (default: 64M)
+",
+    disk_help!(),
+    "\
+\x20 --socket PATH         vhost-user socket (default: a temporary one). One that
+                        is left behind by another program is replaced
+  --listen              no frontend of our own: serve any that connects to the
+                        socket, one after the other, until Ctrl-C. After SIGUSR1
+                        the disk is as large as its image is then
+  --no-irqfd            a thread of the VMM forwards the frontend's kicks
+  --no-ioeventfd        the guest's doorbell stores go through the device
+  --lose-dirty-log      keep what the guest marks in QEMU's dirty log from QEMU:
+                        a VM that is migrated gets stale memory, to see a test
+                        fail
+  --seconds N           length of the workload (default: 5)
+  --requests N          length of the workload in requests instead
+  --seed N              seed of the workload (default: 1)
+  --help                this text
 
 Exit code: 0 if all went well; 1 on a checksum mismatch, a hang, a leak, wake-ups
 of the VMM's threads that must not be, or any other failure, with one line that
@@ -45,7 +51,8 @@ says so; 2 if the command line is wrong; 130 after Ctrl-C (0 with --listen).
 
 A frontend that truncates memory that it shares kills this program (SIGBUS): it
 touches that memory itself, in the role of the guest. A VMM on KVM survives.
-";
+"
+);
 
 /// How long the measured part of the workload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +69,11 @@ pub struct Options {
     /// Only the help text.
     pub help: bool,
     /// The disk image, unless temporary.
-    pub disk: Option<PathBuf>,
+    pub image: Option<PathBuf>,
     /// Size in bytes of an image that is made.
     pub size: u64,
-    /// The guest offers the disk read-only.
-    pub read_only: bool,
-    /// Request queues.
-    pub queues: u16,
+    /// The disk on it.
+    pub disk: Disk,
     /// The vhost-user socket, unless temporary.
     pub socket: Option<PathBuf>,
     /// Serve frontends from outside.
@@ -91,10 +96,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             help: false,
-            disk: None,
+            image: None,
             size: 64 << 20,
-            read_only: false,
-            queues: 2,
+            disk: Disk::new(2),
             socket: None,
             listen: false,
             irqfd: true,
@@ -116,10 +120,13 @@ impl Options {
             let name = argument.to_string_lossy();
             match &*name {
                 "--help" | "-h" => options.help = true,
-                "--disk" => options.disk = Some(arguments.value(&name)?.into()),
+                "--disk" => options.image = Some(arguments.value(&name)?.into()),
                 "--size" => options.size = arguments.size(&name)?,
-                "--read-only" => options.read_only = true,
-                "--queues" => options.queues = arguments.number(&name, 1, 64)? as u16,
+                "--read-only" => options.disk.read_only = true,
+                name if Disk::has(name) => {
+                    let value = arguments.value(name)?;
+                    options.disk.set(name, &value).map_err(Failure::Usage)?;
+                }
                 "--socket" => options.socket = Some(arguments.value(&name)?.into()),
                 "--listen" => options.listen = true,
                 "--no-irqfd" => options.irqfd = false,
@@ -158,7 +165,7 @@ impl Options {
         };
         let numbers = [
             (name, length),
-            ("--queues", self.queues.into()),
+            ("--queues", self.disk.queues.into()),
             ("--seed", self.seed),
             ("--frontend-of", std::process::id().into()),
         ];
@@ -181,15 +188,7 @@ impl<I: Iterator<Item = OsString>> Arguments<I> {
 
     fn number(&mut self, name: &str, least: u64, most: u64) -> Result<u64, Failure> {
         let value = self.value(name)?;
-        let number = value.to_str().and_then(|text| text.parse().ok());
-        number
-            .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| {
-                let value = value.to_string_lossy();
-                Failure::Usage(format!(
-                    "{name} {value}: not a number from {least} to {most}"
-                ))
-            })
+        number(name, &value, least, most).map_err(Failure::Usage)
     }
 
     fn size(&mut self, name: &str) -> Result<u64, Failure> {
@@ -224,13 +223,17 @@ mod tests {
 
     #[test]
     fn reads_every_option() {
-        let line = "--disk a --size 1G --read-only --queues 4 --socket s --listen --no-irqfd \
-                    --no-ioeventfd --lose-dirty-log --requests 7 --seed 9";
+        let line = "--disk a --size 1G --read-only --queues 4 --block-size 4096 --serial x \
+                    --socket s --listen --no-irqfd --no-ioeventfd --lose-dirty-log --requests 7 --seed 9";
         let expected = Options {
-            disk: Some("a".into()),
+            image: Some("a".into()),
             size: 1 << 30,
-            read_only: true,
-            queues: 4,
+            disk: Disk {
+                read_only: true,
+                queues: 4,
+                block_size: 4096,
+                serial: Some("x".into()),
+            },
             socket: Some("s".into()),
             listen: true,
             irqfd: false,
@@ -250,9 +253,9 @@ mod tests {
         let arguments = options.for_frontend(Path::new("s"), Path::new("d"));
         let frontend = Options::parse(arguments.into_iter()).unwrap();
         assert_eq!(frontend.socket, Some("s".into()));
-        assert_eq!(frontend.disk, Some("d".into()));
+        assert_eq!(frontend.image, Some("d".into()));
         assert_eq!(frontend.frontend_of, Some(std::process::id()));
-        let workload = |options: &Options| (options.length, options.seed, options.queues);
+        let workload = |options: &Options| (options.length, options.seed, options.disk.queues);
         assert_eq!(workload(&frontend), workload(&options));
     }
 

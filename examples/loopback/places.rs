@@ -23,9 +23,9 @@ pub struct Places {
 }
 
 impl Places {
-    /// Decides where the files are, and makes the disk image if it is absent.
+    /// Decides where the files are.
     pub fn new(options: &Options) -> Result<Self, Failure> {
-        let temporary = match (&options.disk, &options.socket) {
+        let temporary = match (&options.image, &options.socket) {
             (Some(_), Some(_)) => None,
             _ => {
                 let prefix = std::env::temp_dir().join("loopback-");
@@ -37,15 +37,22 @@ impl Places {
             (None, Some(directory)) => directory.as_path().join(name),
             (None, None) => PathBuf::from(name),
         };
-        let places = Self {
-            disk: place(&options.disk, "disk.img"),
+        Ok(Self {
+            disk: place(&options.image, "disk.img"),
             socket: place(&options.socket, "socket"),
             _temporary: temporary,
-        };
-        if !places.disk.exists() {
-            make_image(&places.disk, options.size)?;
+        })
+    }
+
+    /// Opens the disk image, which is made if it is absent.
+    pub fn open_image(&self, options: &Options) -> Result<File, Failure> {
+        if !self.disk.exists() {
+            make_image(&self.disk, options.size)?;
         }
-        Ok(places)
+        let name = self.disk.display();
+        let writes = !options.disk.read_only;
+        let file = File::options().read(true).write(writes).open(&self.disk);
+        file.context(format!("disk {name}"))
     }
 }
 
@@ -54,11 +61,4 @@ fn make_image(path: &Path, size: u64) -> Result<(), Failure> {
     let file = File::create_new(path).context(format!("disk {name}"))?;
     let sized = file.set_len(size);
     sized.context(format!("disk {name} of {size} bytes"))
-}
-
-/// Opens the disk image.
-pub fn open_image(path: &Path, read_only: bool) -> Result<File, Failure> {
-    let name = path.display();
-    let file = File::options().read(true).write(!read_only).open(path);
-    file.context(format!("disk {name}"))
 }

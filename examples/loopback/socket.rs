@@ -7,14 +7,13 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-
-use rustix::io::Errno;
 
 use crate::loopback::failure::{Context, Failure};
 
-/// Removes the socket's name when dropped, if it is still the same socket.
+/// Removes the socket's name when dropped, if it is still the same socket. That
+/// should be before the listener is closed: then nobody else takes it over.
 #[derive(Debug)]
 pub struct SocketName {
     path: PathBuf,
@@ -22,12 +21,9 @@ pub struct SocketName {
     identity: (u64, u64),
 }
 
-/// Listens at `path`.
-///
-/// A path that exists is an error, even if it is the socket of a program that
-/// is gone: whether to remove it is the user's decision.
+/// Listens at `path`, in place of a socket that another program has left behind.
 pub fn listen(path: &Path) -> Result<(UnixListener, SocketName), Failure> {
-    let listener = UnixListener::bind(path).map_err(|error| explain(path, error))?;
+    let listener = vhost_guest_device::bind_socket(path).map_err(|error| explain(path, error))?;
     let name = path.display();
     let metadata = fs::symlink_metadata(path).context(format!("socket {name}"))?;
     let name = SocketName {
@@ -51,31 +47,11 @@ fn explain(path: &Path, error: io::Error) -> Failure {
     if error.kind() != io::ErrorKind::AddrInUse {
         return Failure::Socket(format!("{name}: {error}"));
     }
-    let socket = fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if !socket {
         return Failure::Socket(format!("{name}: exists and is not a socket"));
     }
-    Failure::Socket(match is_stale(path) {
-        Ok(true) => format!(
-            "{name}: left behind by a program that does not run any more; remove it: rm {name}"
-        ),
-        Ok(false) => format!("{name}: busy, another program listens there"),
-        Err(error) => format!("{name}: exists ({error})"),
-    })
-}
-
-/// Whether nobody has the socket open that `path` names.
-///
-/// Connecting as a client does would disturb the program that listens. A
-/// connection of the wrong type is refused by the kernel in either case, with
-/// different errors.
-fn is_stale(path: &Path) -> io::Result<bool> {
-    match UnixDatagram::unbound()?.connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
-        Err(error) if error.raw_os_error() == Some(Errno::PROTOTYPE.raw_os_error()) => Ok(false),
-        Ok(()) => Ok(false),
-        Err(error) => Err(error),
-    }
+    Failure::Socket(format!("{name}: busy, another program listens there"))
 }
 
 #[cfg(test)]
@@ -104,17 +80,21 @@ mod tests {
     }
 
     #[test]
-    fn tells_busy_from_stale_from_foreign() {
+    fn tells_busy_from_left_behind_from_foreign() {
         let dir = TempDir::new().unwrap();
         let path = dir.as_path().join("s");
-        let (listener, _name) = listen(&path).unwrap();
+        let (listener, name) = listen(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         assert!(failure(&path).contains("busy"));
         // The other program has not noticed.
         let error = listener.accept().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(listener);
-        assert!(failure(&path).contains("left behind"));
+        // As if it had been killed.
+        std::mem::forget(name);
+        let (_listener, name) = listen(&path).unwrap();
+        drop(name);
+        assert!(!path.exists());
 
         let path = dir.as_path().join("file");
         fs::write(&path, "").unwrap();

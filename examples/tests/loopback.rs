@@ -147,7 +147,7 @@ fn serves_one_frontend_after_the_other_and_cleans_up() {
 }
 
 #[test]
-fn says_why_a_socket_cannot_be_used() {
+fn takes_over_a_socket_that_was_left_behind_and_no_other() {
     let dir = TempDir::new().unwrap();
     let (socket, disk) = (dir.as_path().join("s"), dir.as_path().join("d"));
     let listener = UnixListener::bind(&socket).unwrap();
@@ -155,12 +155,16 @@ fn says_why_a_socket_cannot_be_used() {
     let (code, _, errors) = run(&arguments);
     assert_eq!(code, Some(1));
     assert!(errors.contains("busy"), "{errors}");
+    assert!(!disk.exists(), "made for nothing");
     drop(listener);
-    let (code, _, errors) = run(&arguments);
-    assert_eq!(code, Some(1));
-    assert!(errors.contains("left behind"), "{errors}");
-    // It is still there, for its owner to remove.
-    assert!(socket.exists());
+    for _ in 0..2 {
+        let mut server = Server::start(&arguments).listening();
+        assert_eq!(server.signal(Signal::KILL), None);
+        assert!(socket.exists());
+    }
+    let mut server = Server::start(&arguments).listening();
+    assert_eq!(server.signal(Signal::TERM), Some(0));
+    assert!(!socket.exists());
 }
 
 #[test]

@@ -32,6 +32,14 @@ pub enum Request {
     Write { first: u64, blocks: u64 },
     /// VIRTIO_BLK_T_FLUSH
     Flush,
+    /// VIRTIO_BLK_T_DISCARD
+    Discard { first: u64, blocks: u64 },
+    /// VIRTIO_BLK_T_WRITE_ZEROES; `unmap` allows a hole.
+    WriteZeroes {
+        first: u64,
+        blocks: u64,
+        unmap: bool,
+    },
 }
 
 impl Request {
@@ -40,13 +48,42 @@ impl Request {
             Self::Read { .. } => 0,
             Self::Write { .. } => 1,
             Self::Flush => 4,
+            Self::Discard { .. } => 11,
+            Self::WriteZeroes { .. } => 13,
         }
     }
 
     fn range(self) -> std::ops::Range<u64> {
         match self {
-            Self::Read { first, blocks } | Self::Write { first, blocks } => first..first + blocks,
+            Self::Read { first, blocks }
+            | Self::Write { first, blocks }
+            | Self::Discard { first, blocks }
+            | Self::WriteZeroes { first, blocks, .. } => first..first + blocks,
             Self::Flush => 0..0,
+        }
+    }
+
+    /// What says which blocks are discarded or zeroed (virtio 1.2 §5.2.6).
+    fn segment(self) -> Option<[u8; 16]> {
+        let unmap = match self {
+            Self::Discard { .. } => false,
+            Self::WriteZeroes { unmap, .. } => unmap,
+            _ => return None,
+        };
+        let range = self.range();
+        let sectors = (range.end - range.start) * SECTORS_PER_BLOCK;
+        let mut segment = [0; 16];
+        segment[..8].copy_from_slice(&(range.start * SECTORS_PER_BLOCK).to_le_bytes());
+        segment[8..12].copy_from_slice(&(sectors as u32).to_le_bytes());
+        segment[12..].copy_from_slice(&u32::from(unmap).to_le_bytes());
+        Some(segment)
+    }
+
+    /// Where it begins, as its header says.
+    fn sector(self) -> u64 {
+        match self.segment() {
+            Some(_) => 0,
+            None => self.range().start * SECTORS_PER_BLOCK,
         }
     }
 }
@@ -180,10 +217,17 @@ impl<'a> Lane<'a> {
             if self.uses(first, blocks) {
                 continue;
             }
-            let write = !self.disk.read_only && self.random.below(100) < 40;
-            return Next::Request(match write {
-                true => Request::Write { first, blocks },
-                false => Request::Read { first, blocks },
+            let changes = !self.disk.read_only;
+            let unmap = self.random.below(2) == 0;
+            return Next::Request(match self.random.below(100) {
+                0 if changes && self.disk.discard => Request::Discard { first, blocks },
+                1 if changes && self.disk.write_zeroes => Request::WriteZeroes {
+                    first,
+                    blocks,
+                    unmap,
+                },
+                0..40 if changes => Request::Write { first, blocks },
+                _ => Request::Read { first, blocks },
             });
         }
         Next::Wait
@@ -213,8 +257,15 @@ impl<'a> Lane<'a> {
     fn submit(&mut self, slot: u16, request: Request) -> Result<(), Failure> {
         let layout = self.queue.layout;
         let range = request.range();
-        let length = (range.end - range.start) as usize * BLOCK;
+        let segment = request.segment();
+        let length = match segment {
+            Some(segment) => segment.len(),
+            None => (range.end - range.start) as usize * BLOCK,
+        };
         let data = self.buffer.get_mut(..length).unwrap_or_default();
+        if let Some(segment) = segment {
+            data.copy_from_slice(&segment);
+        }
         match request {
             Request::Write { .. } => {
                 for (block, number) in data.chunks_exact_mut(BLOCK).zip(range.clone()) {
@@ -225,10 +276,15 @@ impl<'a> Lane<'a> {
             // Not what is expected, should the backend write nothing.
             Request::Read { .. } => data.fill(0xEE),
             Request::Flush => {}
+            // Anything may be there then.
+            Request::Discard { .. } => range.clone().for_each(|block| self.model.forget(block)),
+            Request::WriteZeroes { .. } => {
+                range.for_each(|block| self.model.written(block, &[0; BLOCK]));
+            }
         }
         let mut header = [0; 16];
         header[..4].copy_from_slice(&request.kind().to_le_bytes());
-        header[8..].copy_from_slice(&(range.start * SECTORS_PER_BLOCK).to_le_bytes());
+        header[8..].copy_from_slice(&request.sector().to_le_bytes());
         self.memory
             .write_slice(&header, layout.header(slot))
             .and_then(|()| self.memory.write_slice(&[0xFF], layout.status(slot)))

@@ -47,26 +47,26 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     rustix::process::set_parent_process_death_signal(signal).context("prctl")?;
 
     let watchdog = Watchdog::start();
-    let memory = memory::allocate(options.queues)?;
+    let memory = memory::allocate(options.disk.queues)?;
 
-    let mut session = Session::open(socket, options.queues, &watchdog)?;
+    let mut session = Session::open(socket, options.disk.queues, &watchdog)?;
     let disk = session.disk;
-    let models = divide(disk, options.queues)?;
+    let models = divide(disk, options.disk.queues)?;
     eprintln!(
         "connected: {} MiB{}, {} queues",
         disk.sectors >> 11,
         if disk.read_only { ", read-only" } else { "" },
-        options.queues
+        options.disk.queues
     );
     let (mut report, models) = work(&mut session, models, &memory, options, vmm)?;
     session.close()?;
 
-    let mut session = Session::open(socket, options.queues, &watchdog)?;
+    let mut session = Session::open(socket, options.disk.queues, &watchdog)?;
     report.verified = verify(&mut session, &models, &memory, options)?;
     session.close()?;
     eprintln!("reconnected: {} blocks verified", report.verified);
 
-    if let Some(image) = &options.disk {
+    if let Some(image) = &options.image {
         let blocks = compare(image, models)?;
         eprintln!("image: {blocks} blocks verified");
     }

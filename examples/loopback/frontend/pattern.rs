@@ -91,6 +91,11 @@ impl Model {
         self.checksums[(number - self.first) as usize] = checksum(data);
     }
 
+    /// Notes that a block may hold anything.
+    pub fn forget(&mut self, number: u64) {
+        self.checksums[(number - self.first) as usize] = 0;
+    }
+
     /// Whether the block's content is known.
     pub fn knows(&self, number: u64) -> bool {
         self.checksums[(number - self.first) as usize] != 0
@@ -143,6 +148,9 @@ mod tests {
         model.verify(11, &block(11, 2)).unwrap_err();
         model.written(11, &block(11, 2));
         model.verify(11, &block(11, 2)).unwrap();
+        model.forget(11);
+        assert!(!model.knows(11));
+        model.verify(11, &block(11, 3)).unwrap();
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::loopback::failure::{Context, Failure};
 const VIRTIO_BLK_F_RO: u64 = 1 << 5;
 const VIRTIO_BLK_F_FLUSH: u64 = 1 << 9;
 const VIRTIO_BLK_F_MQ: u64 = 1 << 12;
+const VIRTIO_BLK_F_DISCARD: u64 = 1 << 13;
+const VIRTIO_BLK_F_WRITE_ZEROES: u64 = 1 << 14;
 const VIRTIO_RING_F_EVENT_IDX: u64 = 1 << 29;
 const VIRTIO_F_VERSION_1: u64 = 1 << 32;
 
@@ -39,6 +41,10 @@ pub struct Disk {
     pub read_only: bool,
     /// There is a flush request.
     pub flush: bool,
+    /// There is a discard request.
+    pub discard: bool,
+    /// There is a request that writes zeroes.
+    pub write_zeroes: bool,
 }
 
 /// A ring with its notifications.
@@ -138,14 +144,20 @@ impl<'a> Session<'a> {
         })?;
         sectors.copy_from_slice(&config);
 
-        let optional =
-            VIRTIO_BLK_F_RO | VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_MQ | VIRTIO_RING_F_EVENT_IDX;
+        let optional = VIRTIO_BLK_F_RO
+            | VIRTIO_BLK_F_FLUSH
+            | VIRTIO_BLK_F_MQ
+            | VIRTIO_BLK_F_DISCARD
+            | VIRTIO_BLK_F_WRITE_ZEROES
+            | VIRTIO_RING_F_EVENT_IDX;
         let features = offered & (needed | optional);
         wire.ask("SET_FEATURES", |f| f.set_features(features))?;
         let disk = Disk {
             sectors: u64::from_le_bytes(sectors),
             read_only: features & VIRTIO_BLK_F_RO != 0,
             flush: features & VIRTIO_BLK_F_FLUSH != 0,
+            discard: features & VIRTIO_BLK_F_DISCARD != 0,
+            write_zeroes: features & VIRTIO_BLK_F_WRITE_ZEROES != 0,
         };
         Ok(Self {
             wire,

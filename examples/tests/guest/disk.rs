@@ -7,14 +7,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{kill_process, Pid, Signal};
+use vhost_guest_msg::{Config, DeviceState, OnlyFd, ProtocolFeatures, Transfer, VringSelect};
 use vmm_sys_util::tempdir::TempDir;
 
-use crate::frontend::Frontend;
+use crate::frontend::{Frontend, Request, PATIENCE};
 use crate::ring::{NUM, SLOTS};
 use crate::vm::{Plan, Vm};
 use crate::Noise;
@@ -205,4 +209,126 @@ fn a_disk_survives_its_backend_with_split_rings() {
 #[test]
 fn a_disk_survives_its_backend_with_packed_rings() {
     survives(true);
+}
+
+/// A disk behind the whole chain, with what a frontend negotiates for it.
+struct Chain {
+    backend: Backend,
+    image: fs::File,
+    vm: Vm,
+    frontend: Frontend,
+    _directory: TempDir,
+}
+
+impl Chain {
+    fn new(mebibytes: u64, protocol: ProtocolFeatures) -> Self {
+        let directory = TempDir::new().unwrap();
+        let disk = directory.as_path().join("disk");
+        let image = fs::File::create(&disk).unwrap();
+        image.set_len(mebibytes << 20).unwrap();
+        let backend = Backend::start(directory.as_path(), &disk, 0);
+        let mut vm = Vm::new(Plan {
+            packed: false,
+            event_idx: true,
+            recorded: false,
+        });
+        let frontend = vm.connect_with(&backend.socket, protocol).unwrap();
+        Self {
+            backend,
+            image,
+            vm,
+            frontend,
+            _directory: directory,
+        }
+    }
+
+    fn mebibytes(&self) -> u64 {
+        let config = Config::new(0, 0, vec![0; 60]).unwrap();
+        let reply = self.frontend.ask(&Request::GetConfig(config)).unwrap();
+        u64::from_le_bytes(reply[12..20].try_into().unwrap()) >> 11
+    }
+
+    /// The image has this size, and its user says so.
+    fn resize(&self, mebibytes: u64) {
+        self.image.set_len(mebibytes << 20).unwrap();
+        kill_process(Pid::from_child(&self.backend.child), Signal::USR1).unwrap();
+    }
+
+    /// The status of a read of the last sector of this mebibyte.
+    fn read(&mut self, mebibyte: u64) -> u8 {
+        let ring = &mut self.vm.ring;
+        ring.write(0, HEADER, &READ.to_le_bytes());
+        ring.write(0, HEADER + 8, &((mebibyte << 11) - 1).to_le_bytes());
+        let data = (DATA, SECTOR as u32, true);
+        ring.offer(0, &[(HEADER, 16, false), data, (STATUS, 1, true)]);
+        while self.vm.ring.used().is_none() {
+            assert!(self.vm.kick_and_wait(&self.frontend), "the backend is gone");
+        }
+        let mut status = [0xff];
+        self.vm.ring.read(0, STATUS, &mut status);
+        status[0]
+    }
+}
+
+#[test]
+fn a_disk_is_resized_while_it_is_used() {
+    let features = ProtocolFeatures::CONFIG | ProtocolFeatures::BACKEND_REQ;
+    let mut chain = Chain::new(8, features);
+    let (channel, theirs) = UnixStream::pair().unwrap();
+    channel.set_read_timeout(Some(PATIENCE)).unwrap();
+    let channel_request = Request::SetBackendReqFd(OnlyFd { fd: () });
+    chain
+        .frontend
+        .order(&channel_request, &[theirs.as_fd()])
+        .unwrap();
+    let told = || {
+        let mut message = [0; 12];
+        (&channel).read_exact(&mut message).unwrap();
+        assert_eq!(message, [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    };
+    assert_eq!(chain.mebibytes(), 8);
+    assert_eq!((chain.read(8), chain.read(9)), (0, 1));
+    for mebibytes in [32, 4] {
+        chain.resize(mebibytes);
+        told();
+        assert_eq!((chain.read(mebibytes), chain.read(mebibytes + 1)), (0, 1));
+        assert_eq!(chain.mebibytes(), mebibytes);
+    }
+}
+
+#[test]
+fn a_disk_has_no_state_and_can_be_saved_and_loaded() {
+    let features = ProtocolFeatures::CONFIG | ProtocolFeatures::DEVICE_STATE;
+    let chain = Chain::new(8, features);
+    let stop = Request::GetVringBase(VringSelect { index: 0 });
+    chain.frontend.ask(&stop).unwrap();
+    for (direction, bytes, failed) in [
+        (Transfer::Save, &[][..], 0),
+        (Transfer::Load, &[][..], 0),
+        (Transfer::Load, &[0][..], 1),
+    ] {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let request = Request::SetDeviceStateFd(DeviceState { direction, fd: () });
+        let set = |fd: BorrowedFd<'_>| {
+            let (reply, _) = chain.frontend.ask_for_fds(&request, &[fd]).unwrap();
+            // Done, and no other descriptor than that one.
+            assert_eq!(reply, 0x100u64.to_le_bytes());
+        };
+        match direction {
+            Transfer::Save => {
+                set(writer.as_fd());
+                drop(writer);
+                let mut state = Vec::new();
+                reader.read_to_end(&mut state).unwrap();
+                assert_eq!(state, bytes);
+            }
+            Transfer::Load => {
+                set(reader.as_fd());
+                writer.write_all(bytes).unwrap();
+                drop(writer);
+            }
+        }
+        let check = chain.frontend.ask_u64(&Request::CheckDeviceState);
+        assert_eq!(check.unwrap(), failed, "{direction:?}");
+    }
 }

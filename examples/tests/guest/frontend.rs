@@ -22,7 +22,7 @@ use vhost_guest_msg::{Endian, FrontendRequest, Header, HEADER_SIZE};
 pub type Request = FrontendRequest<()>;
 
 /// After this time something hangs. Nothing is expected to come close.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A connection.
 pub struct Frontend {
