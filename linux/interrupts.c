@@ -90,6 +90,25 @@ static irqreturn_t vg_interrupt(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
+/* What /proc/interrupts calls it: after the vring if it is for a kick, with "+" if shared. */
+static void vg_name_vector(const struct vhost_guest *vg, struct vg_vector *vector)
+{
+	unsigned int first = vg_first_kick_vector(vg);
+	unsigned int vring = vector->index - first;
+	const char *device = pci_name(vg->pdev);
+	size_t len = sizeof(vector->name);
+
+	if (vector->index == vg_config_vector(vg))
+		snprintf(vector->name, len, "%s[%s]-config%s", VG_NAME, device,
+			 vector->index < first ? "" : "+");
+	else if (vector->index == vg_queue_vector(vg))
+		snprintf(vector->name, len, "%s[%s]-messages%s", VG_NAME, device,
+			 vector->index < first ? "" : "+");
+	else
+		snprintf(vector->name, len, "%s[%s]-kick.%u%s", VG_NAME, device, vring,
+			 vring + vg_kick_vectors(vg) < vg->max_vrings ? "+" : "");
+}
+
 static int vg_request_vector(struct vhost_guest *vg, unsigned int index)
 {
 	struct vg_vector *vector = &vg->vectors[index];
@@ -99,8 +118,7 @@ static int vg_request_vector(struct vhost_guest *vg, unsigned int index)
 		return 0;
 	vector->vg = vg;
 	vector->index = index;
-	snprintf(vector->name, sizeof(vector->name), "%s[%s]-%u", VG_NAME, pci_name(vg->pdev),
-		 index);
+	vg_name_vector(vg, vector);
 	ret = request_irq(pci_irq_vector(vg->pdev, index), vg_interrupt, 0, vector->name, vector);
 	vector->requested = !ret;
 	return ret;

@@ -217,8 +217,9 @@ mod tests {
         let table = "           CPU0       CPU1\n   4:  9  1  ttyS0\n PIN:   5   2   \
                      Posted-interrupt event\n";
         assert_eq!(counted_interrupts(table), 7);
-        let table = "  25:  3  4  PCI-MSIX-0000:00:02.0 0-edge  vhost-guest[0000:00:02.0]-0\n  \
-                     26:  1  0  PCI-MSIX-0000:00:02.0 2-edge  vhost-guest[0000:00:02.0]-2\n";
+        let table =
+            "  25:  3  4  PCI-MSIX-0000:00:02.0 0-edge  vhost-guest[0000:00:02.0]-config\n  \
+                     26:  1  0  PCI-MSIX-0000:00:02.0 2-edge  vhost-guest[0000:00:02.0]-kick.0\n";
         assert_eq!(counted_interrupts(table), 8);
         let table = "  26:  5  0  IR-PCI-MSIX-0000:00:03.0 0-edge  vfio-msix[0](0000:00:03.0)\n";
         assert_eq!(counted_interrupts(table), 5);
