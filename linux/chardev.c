@@ -22,6 +22,30 @@ bool vg_is_open(const struct vg_file *file)
 	       READ_ONCE(vg->session) == file->session;
 }
 
+static struct vg_file *vg_file_alloc(struct vhost_guest *vg, bool has_window)
+{
+	struct vg_file *file = kzalloc(sizeof(*file), GFP_KERNEL_ACCOUNT);
+
+	if (!file)
+		return NULL;
+	file->vg = vg;
+	if (!has_window)
+		return file;
+	file->scratch = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	if (file->scratch)
+		return file;
+	kfree(file);
+	return NULL;
+}
+
+/* Nothing of it is mapped. */
+static void vg_file_free(struct vg_file *file)
+{
+	if (file->scratch)
+		__free_page(file->scratch);
+	kfree(file);
+}
+
 /* Gives the device to a new opener. */
 static int vg_begin(struct vhost_guest *vg)
 {
@@ -53,7 +77,7 @@ static int vg_open(struct inode *inode, struct file *file)
 	/* There is nothing that a reader or a writer alone could do. */
 	if (!(file->f_mode & FMODE_READ) || !(file->f_mode & FMODE_WRITE))
 		return -EACCES;
-	opener = kzalloc(sizeof(*opener), GFP_KERNEL);
+	opener = vg_file_alloc(vg, true);
 	if (!opener)
 		return -ENOMEM;
 	ret = mutex_lock_killable(&vg->lock);
@@ -63,10 +87,9 @@ static int vg_open(struct inode *inode, struct file *file)
 		mutex_unlock(&vg->lock);
 	}
 	if (ret) {
-		kfree(opener);
+		vg_file_free(opener);
 		return ret;
 	}
-	opener->vg = vg;
 	opener->channel = VG_FRONTEND;
 	opener->region.size = vg->window_len;
 	file->private_data = opener;
@@ -87,7 +110,7 @@ static int vg_release(struct inode *inode, struct file *file)
 		vg_interrupts_free(vg);
 	}
 	mutex_unlock(&vg->lock);
-	kfree(opener);
+	vg_file_free(opener);
 	return 0;
 }
 
@@ -189,7 +212,7 @@ static int vg_release_file(struct inode *inode, struct file *file)
 	struct vg_file *opener = file->private_data;
 
 	put_device(&opener->vg->dev);
-	kfree(opener);
+	vg_file_free(opener);
 	return 0;
 }
 
@@ -256,10 +279,9 @@ static struct file *vg_new_file(struct vg_file *opener, const char *name, unsign
 	struct vg_file *further;
 	struct file *file;
 
-	further = kzalloc(sizeof(*further), GFP_KERNEL_ACCOUNT);
+	further = vg_file_alloc(vg, what == VHOST_GUEST_OPEN_WINDOW);
 	if (!further)
 		return ERR_PTR(-ENOMEM);
-	further->vg = vg;
 	further->session = opener->session;
 	further->only_window = what == VHOST_GUEST_OPEN_WINDOW;
 	further->channel = what == VHOST_GUEST_OPEN_MIGRATION ? VG_MIGRATION : VG_BACKEND;
@@ -272,7 +294,7 @@ static struct file *vg_new_file(struct vg_file *opener, const char *name, unsign
 	else
 		file = anon_inode_getfile(name, &vg_channel_fops, further, flags);
 	if (IS_ERR(file)) {
-		kfree(further);
+		vg_file_free(further);
 		return file;
 	}
 	get_device(&vg->dev);

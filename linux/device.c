@@ -330,10 +330,12 @@ int vg_start(struct vhost_guest *vg)
  */
 void vg_stop(struct vhost_guest *vg)
 {
+	/* Who is told that it is over finds nothing in the window any more. */
+	vg_window_close(vg);
 	vg_stop_channels(vg);
 	vg_unset_eventfds(vg);
-	vg_window_close(vg);
 	vg_reset(vg);
+	vg_forget_kicks(vg);
 	pci_clear_master(vg->pdev);
 }
 

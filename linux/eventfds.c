@@ -206,3 +206,15 @@ void vg_unset_eventfds(struct vhost_guest *vg)
 	for (i = 0; i < 2 * vg->max_vrings + 1; i++)
 		vg_unset_doorbell(&vg->ringers[i]);
 }
+
+/* After a reset: a kick that waits for an eventfd was the last frontend's. */
+void vg_forget_kicks(struct vhost_guest *vg)
+{
+	unsigned int i;
+
+	for (i = 0; i < vg->max_vrings; i++) {
+		spin_lock_irq(&vg->kicks[i].lock);
+		vg->kicks[i].pending = false;
+		spin_unlock_irq(&vg->kicks[i].lock);
+	}
+}

@@ -186,6 +186,8 @@ struct vg_file {
 	u64 generation;
 	/* what of the window can be mapped */
 	struct vhost_guest_region region;
+	/* what is mapped in its place when it is gone */
+	struct page *scratch;
 };
 
 /* structures.c: where the structures of the device are */
@@ -228,6 +230,7 @@ unsigned int vg_queue_vector(const struct vhost_guest *vg);
 int vg_eventfds_alloc(struct vhost_guest *vg);
 int vg_set_eventfd(struct vhost_guest *vg, const struct vhost_guest_eventfd *which);
 void vg_unset_eventfds(struct vhost_guest *vg);
+void vg_forget_kicks(struct vhost_guest *vg);
 void vg_signal_kick(struct vg_kick *kick);
 
 /* window.c */

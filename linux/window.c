@@ -63,9 +63,11 @@ void vg_window_open(struct vhost_guest *vg)
 	down_write(&vg->window_lock);
 	vg->window_open = true;
 	up_write(&vg->window_lock);
+	/* What stood in for it while it was closed. */
+	unmap_mapping_range(vg->inode->i_mapping, 0, 0, 1);
 }
 
-/* Takes the window from all who have mapped it: they get SIGBUS. */
+/* Takes the window from all who have mapped it. */
 void vg_window_close(struct vhost_guest *vg)
 {
 	down_write(&vg->window_lock);
@@ -100,31 +102,54 @@ static bool vg_window_is_open(const struct vg_file *file)
 	return !file->only_window || file->generation == vg->generation;
 }
 
-static vm_fault_t vg_window_fault(struct vm_fault *vmf)
+/* Maps what a fault asks for, and its neighbours. */
+static vm_fault_t vg_insert_window(const struct vg_file *file, struct vm_fault *vmf)
 {
 	struct vm_area_struct *vma = vmf->vma;
-	struct vg_file *file = vma->vm_file->private_data;
-	struct vhost_guest *vg = file->vg;
 	unsigned long address, end, start;
-	vm_fault_t ret = VM_FAULT_SIGBUS;
 	unsigned long first, frame;
+	vm_fault_t ret;
 
 	address = vmf->address & PAGE_MASK;
 	start = max(round_down(address, VG_FAULT_AROUND), vma->vm_start);
 	end = min(round_down(address, VG_FAULT_AROUND) + VG_FAULT_AROUND, vma->vm_end);
 	/* vmf->pgoff was checked by mmap(). */
-	frame = PHYS_PFN(vg->window_start + file->region.offset) + vmf->pgoff;
+	frame = PHYS_PFN(file->vg->window_start + file->region.offset) + vmf->pgoff;
 	first = frame - ((address - start) >> PAGE_SHIFT);
 
-	down_read(&vg->window_lock);
-	if (vg_window_is_open(file))
-		ret = vmf_insert_pfn(vma, address, frame);
+	ret = vmf_insert_pfn(vma, address, frame);
 	/* The neighbours are a favour; pages that are there stay. */
 	for (address = start; ret == VM_FAULT_NOPAGE && address < end; address += PAGE_SIZE) {
 		if (vmf_insert_pfn(vma, address, first) != VM_FAULT_NOPAGE)
 			break;
 		first++;
 	}
+	return ret;
+}
+
+/*
+ * The window is gone, and the program has not noticed: beside its frontend it would
+ * have kept what it mapped. It sees a page of zeroes in place of each page that it
+ * touches, and what it stores there itself: one page for all, which belongs to the
+ * file, so that it costs no more and neither another file nor the next frontend ever
+ * sees it. A system call that meets memory which is gone fails instead: it would write
+ * zeroes to a disk where the frontend's data should be.
+ */
+static vm_fault_t vg_insert_scratch(const struct vg_file *file, struct vm_fault *vmf)
+{
+	if (!(vmf->flags & FAULT_FLAG_USER))
+		return VM_FAULT_SIGBUS;
+	return vmf_insert_pfn(vmf->vma, vmf->address & PAGE_MASK, page_to_pfn(file->scratch));
+}
+
+static vm_fault_t vg_window_fault(struct vm_fault *vmf)
+{
+	const struct vg_file *file = vmf->vma->vm_file->private_data;
+	struct vhost_guest *vg = file->vg;
+	vm_fault_t ret;
+
+	down_read(&vg->window_lock);
+	ret = vg_window_is_open(file) ? vg_insert_window(file, vmf) : vg_insert_scratch(file, vmf);
 	up_read(&vg->window_lock);
 	return ret;
 }

@@ -2,9 +2,9 @@
 /*
  * Copyright 2026 The vhost-guest Authors. All rights reserved.
  *
- * Tests of the driver with a frontend: its kicks, device state
- * (VHOST_GUEST_OPEN_MIGRATION), and what is left when a backend is killed. Two
- * sides:
+ * Tests of the driver with a frontend: its memory, its kicks, device state
+ * (VHOST_GUEST_OPEN_MIGRATION), what is left when a backend is killed, and what a
+ * backend still has when its frontend is gone. Two sides:
  *
  *	vhost_guest_peer serve 0000:00:05.0	the backend, in the guest, as root
  *	vhost_guest_peer drive SOCKET		the frontend, on the host
@@ -38,10 +38,14 @@
 /* What a write and a read of the longest piece take, and not a multiple of it. */
 #define STATE_LEN	300007
 #define PATIENCE_MS	120000
+/* The memory of a frontend, which is full of its number. */
+#define MEMORY_PAGES	4
+#define MEMORY_LEN	(MEMORY_PAGES * PAGE)
 
 /* vhost-user */
 #define GET_FEATURES		1
 #define SET_OWNER		3
+#define SET_MEM_TABLE		5
 #define SET_VRING_KICK		12
 #define GET_PROTOCOL_FEATURES	15
 #define SET_PROTOCOL_FEATURES	16
@@ -74,6 +78,19 @@ struct message {
 } __attribute__((packed));
 
 #define HEADER	12
+
+/* SET_MEM_TABLE of one region */
+struct table {
+	uint32_t request;
+	uint32_t flags;
+	uint32_t size;
+	uint32_t regions;
+	uint32_t padding;
+	uint64_t guest_address;
+	uint64_t len;
+	uint64_t user_address;
+	uint64_t mmap_offset;
+} __attribute__((packed));
 
 __attribute__((format(printf, 2, 3)))
 static void need(bool holds, const char *what, ...)
@@ -132,8 +149,12 @@ struct backend {
 	int state;
 	uint32_t vrings;
 	int kicks[256];
+	bool kicked[256];
 	uint32_t piece;
 	bool loaded;
+	/* of the frontend that is there, and of the one that was there before */
+	uint8_t *memory;
+	uint8_t *stale;
 	/* to say that it may be killed, and that all is over */
 	int kill_me;
 };
@@ -244,11 +265,114 @@ static void expect_kick(const struct backend *backend, uint8_t vring)
 	need(read(backend->kicks[vring], &count, 8) == 8, "the kick of vring %u", vring);
 }
 
+static int set_kick(const struct backend *backend, uint32_t vring, int fd)
+{
+	struct vhost_guest_eventfd kick = {
+		.kind = VHOST_GUEST_KICK, .index = vring, .fd = fd,
+	};
+
+	return ioctl(backend->fd, VHOST_GUEST_SET_EVENTFD, &kick);
+}
+
+/* How often a vring has interrupted, on all processors. */
+static unsigned long count_kicks(uint32_t vring)
+{
+	FILE *file = fopen("/proc/interrupts", "r");
+	char name[16], line[4096], *at, *end;
+	unsigned long count = 0, one;
+
+	snprintf(name, sizeof(name), "-kick.%u", vring);
+	while (file && fgets(line, sizeof(line), file)) {
+		if (!strstr(line, name))
+			continue;
+		for (at = strchr(line, ':') + 1; one = strtoul(at, &end, 10), end != at; at = end)
+			count += one;
+	}
+	if (file)
+		fclose(file);
+	return count;
+}
+
+/* Has a vring kicked without an eventfd: a kick that waits for the next. */
+static void take_eventfd(struct backend *backend, struct message *message)
+{
+	uint8_t vring = message->value;
+	unsigned long before = count_kicks(vring);
+
+	need(before, "the kicks of vring %u are counted", vring);
+	need(!set_kick(backend, vring, -1), "vring %u has no eventfd", vring);
+	reply(backend, message, 0);
+	for (int tries = 0; count_kicks(vring) == before; tries++) {
+		need(tries < PATIENCE_MS, "vring %u is kicked again", vring);
+		usleep(1000);
+	}
+}
+
+/* Maps the memory that the frontend shares; returns what it is full of. */
+static uint8_t map_memory(struct backend *backend, const struct table *table)
+{
+	struct vhost_guest_region region = {
+		.offset = table->user_address, .size = table->len,
+	};
+	int file = ioctl(backend->fd, VHOST_GUEST_OPEN_REGION, &region);
+	uint8_t number;
+
+	need(table->regions == 1 && table->len == MEMORY_LEN, "a table of one region");
+	backend->memory = mmap(NULL, MEMORY_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	need(backend->memory != MAP_FAILED, "the memory is mapped");
+	close(file);
+	number = backend->memory[0];
+	for (size_t at = 0; at < MEMORY_LEN; at++)
+		need(number && backend->memory[at] == number, "byte %zu of the memory", at);
+	return number;
+}
+
+/*
+ * A frontend has left, and a reset has taken its memory: what a backend that has not
+ * noticed reads and writes is its own.
+ */
+static void keep_stale(struct backend *backend)
+{
+	int pipes[2];
+
+	if (!backend->memory)
+		return;
+	backend->stale = backend->memory;
+	backend->memory = NULL;
+	need(!pipe2(pipes, O_CLOEXEC), "a pipe");
+	/* No zeroes go to a disk. */
+	FAILS(write(pipes[1], backend->stale, 1), EFAULT);
+	close(pipes[0]);
+	close(pipes[1]);
+	for (size_t at = 0; at < MEMORY_LEN; at++)
+		need(!backend->stale[at], "byte %zu of memory that is gone", at);
+	for (size_t page = 0; page < MEMORY_LEN; page += PAGE)
+		memset(backend->stale + page, 0xee, PAGE);
+	need(backend->stale[0] == 0xee, "memory that is gone can be written");
+	printf("# memory that is gone can be touched\n");
+}
+
+static void set_memory(struct backend *backend, const struct table *table)
+{
+	uint8_t number = map_memory(backend, table);
+
+	printf("# memory of frontend %u\n", number);
+	for (size_t at = 0; backend->stale && at < MEMORY_LEN; at++)
+		need(backend->stale[at] == 0xee, "byte %zu of memory that was given up", at);
+	if (backend->stale)
+		memset(backend->stale, 0xdd, MEMORY_LEN);
+	/* Which the frontend sees, and nothing else. */
+	backend->memory[MEMORY_LEN - 1] = number + 0x80;
+}
+
 static void answer(struct backend *backend, struct message *message)
 {
 	uint32_t direction = message->direction;
 
 	switch (message->request) {
+	case SET_MEM_TABLE:
+		set_memory(backend, (const struct table *)message);
+		return reply(backend, message, 0);
 	case GET_FEATURES:
 		return reply(backend, message, F_PROTOCOL);
 	case GET_PROTOCOL_FEATURES:
@@ -256,7 +380,10 @@ static void answer(struct backend *backend, struct message *message)
 	case GET_QUEUE_NUM:
 		return reply(backend, message, backend->vrings);
 	case SET_VRING_KICK:
+		if (backend->kicked[(uint8_t)message->value])
+			return take_eventfd(backend, message);
 		expect_kick(backend, message->value);
+		backend->kicked[(uint8_t)message->value] = true;
 		return reply(backend, message, 0);
 	case SET_DEVICE_STATE_FD:
 		backend->loaded = direction == SAVE;
@@ -270,11 +397,9 @@ static void answer(struct backend *backend, struct message *message)
 static void be_up(const struct backend *backend)
 {
 	for (uint32_t vring = 0; vring < backend->vrings; vring++) {
-		struct vhost_guest_eventfd kick = {
-			.kind = VHOST_GUEST_KICK, .index = vring, .fd = backend->kicks[vring],
-		};
-
-		need(!ioctl(backend->fd, VHOST_GUEST_SET_EVENTFD, &kick), "kick %u", vring);
+		need(!set_kick(backend, vring, backend->kicks[vring]), "kick %u", vring);
+		need(!events_of(backend->kicks[vring], POLLIN), "vring %u has no kick of the last "
+		     "frontend's", vring);
 	}
 	need(!ioctl(backend->fd, VHOST_GUEST_SET_TYPE, TYPE), "the type is set");
 	need(!ioctl(backend->fd, VHOST_GUEST_SET_BACKEND_UP, 1), "the backend is up");
@@ -311,6 +436,7 @@ static void serve_frontends(const char *node, int kill_me)
 			need(!ioctl(backend.fd, VHOST_GUEST_GET_STATE, &state), "the state");
 			if (state & VHOST_GUEST_NEEDS_RESET) {
 				need(!ioctl(backend.fd, VHOST_GUEST_RESET, 0), "a reset");
+				keep_stale(&backend);
 				be_up(&backend);
 				continue;
 			}
@@ -404,18 +530,13 @@ static int connect_to(const char *path)
 	return fd;
 }
 
-static void send_message(int fd, uint32_t request, const uint64_t *value, int attached)
+static void send_bytes(int fd, void *bytes, size_t len, int attached)
 {
-	struct message message = { .request = request, .flags = 1, .size = value ? 8 : 0 };
-	struct iovec part = { .iov_base = &message, .iov_len = HEADER + message.size };
+	struct iovec part = { .iov_base = bytes, .iov_len = len };
 	char control[CMSG_SPACE(sizeof(int))] = { 0 };
 	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1 };
 	struct cmsghdr *rights;
 
-	if (value)
-		message.value = *value;
-	if (request == SET_VRING_KICK)
-		message.flags |= NEED_REPLY;
 	if (attached >= 0) {
 		header.msg_control = control;
 		header.msg_controllen = sizeof(control);
@@ -425,18 +546,33 @@ static void send_message(int fd, uint32_t request, const uint64_t *value, int at
 		rights->cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(rights), &attached, sizeof(int));
 	}
-	need(sendmsg(fd, &header, MSG_NOSIGNAL) == (ssize_t)part.iov_len, "sending request %u",
-	     request);
+	need(sendmsg(fd, &header, MSG_NOSIGNAL) == (ssize_t)len, "sending %zu bytes", len);
+}
+
+static void send_message(int fd, uint32_t request, const uint64_t *value, int attached)
+{
+	struct message message = { .request = request, .flags = 1, .size = value ? 8 : 0 };
+
+	if (value)
+		message.value = *value;
+	if (request == SET_VRING_KICK)
+		message.flags |= NEED_REPLY;
+	send_bytes(fd, &message, HEADER + message.size, attached);
+}
+
+static uint64_t receive_reply(int fd, uint32_t request)
+{
+	struct message reply;
+
+	need(recv(fd, &reply, HEADER + 8, MSG_WAITALL) == HEADER + 8, "a reply to %u", request);
+	need(reply.request == request && reply.flags == 0x5, "the reply to %u", request);
+	return reply.value;
 }
 
 static uint64_t ask(int fd, uint32_t request, const uint64_t *value, int attached)
 {
-	struct message reply;
-
 	send_message(fd, request, value, attached);
-	need(recv(fd, &reply, HEADER + 8, MSG_WAITALL) == HEADER + 8, "a reply to %u", request);
-	need(reply.request == request && reply.flags == 0x5, "the reply to %u", request);
-	return reply.value;
+	return receive_reply(fd, request);
 }
 
 /* A frontend that may transfer state. */
@@ -452,10 +588,39 @@ static int begin(const char *path)
 	return fd;
 }
 
-/* Kicks each vring once. */
+/*
+ * A frontend that shares memory, goes, and is followed by another, with other memory:
+ * what the backend still does with the first one's is not seen.
+ */
+static void drive_memory(const char *path, uint8_t number)
+{
+	struct table table = {
+		.request = SET_MEM_TABLE, .flags = 1 | NEED_REPLY, .size = sizeof(table) - HEADER,
+		.regions = 1, .len = MEMORY_LEN, .user_address = 0x7f0000000000,
+	};
+	int fd = begin(path), file = memfd_create("memory", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	uint8_t *memory;
+
+	need(!ftruncate(file, MEMORY_LEN), "memory");
+	need(!fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK), "memory that stays");
+	memory = mmap(NULL, MEMORY_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	need(memory != MAP_FAILED, "memory");
+	memset(memory, number, MEMORY_LEN);
+	send_bytes(fd, &table, sizeof(table), file);
+	need(!receive_reply(fd, SET_MEM_TABLE), "the memory is taken");
+	for (size_t at = 0; at < MEMORY_LEN - 1; at++)
+		need(memory[at] == number, "byte %zu of the frontend's memory", at);
+	need(memory[MEMORY_LEN - 1] == number + 0x80, "the backend writes to the memory");
+	munmap(memory, MEMORY_LEN);
+	close(file);
+	close(fd);
+}
+
+/* Kicks each vring once, and the first once more, when it has no eventfd any more. */
 static void drive_kicks(int fd)
 {
-	uint64_t vrings = ask(fd, GET_QUEUE_NUM, NULL, -1), one = 1;
+	uint64_t vrings = ask(fd, GET_QUEUE_NUM, NULL, -1), one = 1, first = 0;
+	int late = eventfd(0, EFD_CLOEXEC);
 
 	for (uint64_t vring = 0; vring < vrings; vring++) {
 		int kick = eventfd(0, EFD_CLOEXEC);
@@ -464,6 +629,9 @@ static void drive_kicks(int fd)
 		need(!ask(fd, SET_VRING_KICK, &vring, kick), "vring %u", (unsigned int)vring);
 		close(kick);
 	}
+	need(!ask(fd, SET_VRING_KICK, &first, late), "the first vring again");
+	need(write(late, &one, 8) == 8, "kicking late");
+	close(late);
 	printf("%u vrings were kicked\n", (unsigned int)vrings);
 }
 
@@ -520,10 +688,14 @@ static bool drive_load(int fd, uint8_t kind, size_t len)
 
 static int drive(const char *path)
 {
-	int fd = begin(path), half;
+	int fd, half;
 	char byte;
 
 	signal(SIGPIPE, SIG_IGN);
+	for (uint8_t number = 1; number <= 3; number++)
+		drive_memory(path, number);
+	printf("memory is mapped, and what is left of it is nobody else's\n");
+	fd = begin(path);
 	drive_kicks(fd);
 	drive_save(fd, SIZE_MAX);
 	need(ask(fd, CHECK_DEVICE_STATE, NULL, -1) == 0, "the state was saved");

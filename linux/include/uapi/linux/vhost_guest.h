@@ -58,8 +58,13 @@
  * message is an offset in the window. The mapping has to be MAP_SHARED; it is
  * cached as other memory is. Memory is there from the message that makes it
  * available on; elsewhere, loads give all ones and stores are lost, but vector and
- * atomic instructions may be fatal. During a reset, or for ever when the
- * file is no longer of use, access raises SIGBUS.
+ * atomic instructions may be fatal.
+ *
+ * During a reset, or for ever when the file is no longer of use or the device is
+ * gone, a program that still loads from its mapping and stores to it does no harm and
+ * takes none: it sees one page of its file's own in place of all others, zeroes but
+ * for what was stored there. A system call (read(), write() and so on) that is given
+ * such memory fails with EFAULT, as far as the program has not touched it itself since.
  */
 #ifndef _UAPI_LINUX_VHOST_GUEST_H
 #define _UAPI_LINUX_VHOST_GUEST_H
