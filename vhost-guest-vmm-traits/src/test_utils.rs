@@ -96,6 +96,8 @@ struct State {
     failure: Option<(Range<usize>, io::ErrorKind)>,
     next_source: u32,
     sources: BTreeMap<SourceId, Option<(OwnedFd, MsiMessage)>>,
+    /// The eventfds that are armed, as the kernel tells them apart.
+    identities: BTreeMap<SourceId, Option<u64>>,
     doorbells: BTreeMap<u64, OwnedFd>,
     window: BTreeMap<u64, Mapping>,
     placed: Option<u64>,
@@ -244,6 +246,16 @@ impl TestVmm {
     }
 }
 
+/// The kernel's number of an eventfd, the same for all its duplicates.
+fn eventfd_identity(fd: BorrowedFd<'_>) -> Option<u64> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let id = text
+        .lines()
+        .find_map(|line| line.strip_prefix("eventfd-id:"))?;
+    id.trim().parse().ok()
+}
+
 impl InterruptManager for TestVmm {
     fn create_source(&self) -> io::Result<SourceId> {
         let mut state = self.state();
@@ -264,6 +276,12 @@ impl InterruptManager for TestVmm {
                 eventfd,
                 message,
             } = *arming;
+            let identity = eventfd_identity(eventfd);
+            if identity.is_some() && state.identities.values().any(|other| *other == identity) {
+                // As KVM does.
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            state.identities.insert(source, identity);
             let held = eventfd.try_clone_to_owned()?;
             let armed = state.sources.get_mut(&source).expect("arm of no source");
             assert!(armed.is_none(), "arm of {source:?}, which is armed");
@@ -287,6 +305,7 @@ impl InterruptManager for TestVmm {
         {
             let armed = state.sources.get_mut(source).expect("disarm of no source");
             if armed.take().is_some() {
+                state.identities.remove(source);
                 let (source, eventfd) = (*source, eventfd.as_raw_fd());
                 state.calls.push(Call::Disarm { source, eventfd });
             }

@@ -13,6 +13,7 @@ use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device, MAX_QUEUE_SIZE, TRUNCATED};
 use crate::error::Fault;
+use crate::interrupts::ArmFailure;
 use crate::pci::bars::WINDOW_BAR;
 use crate::pci::BarMove;
 use crate::poller::Token;
@@ -46,11 +47,9 @@ impl<M: GuestAddressSpace> Device<M> {
                 Effect::BarMoves(mut moved) => moves.append(&mut moved),
                 Effect::GuestFault(fault) => self.fail(Fault::guest(fault)),
                 Effect::InterruptsFailed(failures) => {
-                    for failure in failures {
-                        let (event, error) = (failure.event, failure.error);
-                        self.journal
-                            .warn(format_args!("environment: {event:?} not armed: {error}"));
-                    }
+                    failures
+                        .into_iter()
+                        .for_each(|failure| self.interrupt_failed(failure));
                     continue;
                 }
             }
@@ -60,6 +59,26 @@ impl<M: GuestAddressSpace> Device<M> {
             self.fail(error.into());
         }
         moves
+    }
+
+    /// An interrupt could not be armed. A kick that will never arrive must not
+    /// be a secret: if its eventfd is at fault, that costs its frontend.
+    fn interrupt_failed(&mut self, failure: ArmFailure) {
+        let bad_kick = failure.bad_kick();
+        let ArmFailure { event, error } = failure;
+        match bad_kick {
+            Some(vring) if self.connection.is_some() => {
+                self.fail(Fault::frontend(format_args!(
+                    "the kick of vring {vring} is no eventfd, or one in use already: {error}"
+                )));
+                self.wake();
+            }
+            // It was lost to another of its kicks.
+            Some(_) => {}
+            None => self
+                .journal
+                .warn(format_args!("environment: {event:?} not armed: {error}")),
+        }
     }
 
     /// The driver has enabled a queue.

@@ -42,7 +42,7 @@ use vhost_guest_vmm_traits::{InterruptManager, MsiMessage};
 use crate::fd::{EventFd, Signaller};
 use crate::pci::bars;
 use crate::pci::msix::Msix;
-use crate::registers::ServiceError;
+use crate::registers::{is_descriptors_fault, ServiceError};
 use crate::virtio::NO_VECTOR;
 use line::{readable, Line, LineFd};
 pub(crate) use saved::SavedInterrupts;
@@ -67,6 +67,17 @@ pub(crate) struct ArmFailure {
     /// What the VMM said. For a kick it may be the frontend's doing: the same
     /// eventfd for two vrings, for example.
     pub(crate) error: io::Error,
+}
+
+impl ArmFailure {
+    /// The vring whose kick is an eventfd that cannot be armed, through the
+    /// fault of the frontend that sent it.
+    pub(crate) fn bad_kick(&self) -> Option<u16> {
+        match self.event {
+            Event::Kick(vring) if is_descriptors_fault(&self.error) => Some(vring),
+            _ => None,
+        }
+    }
 }
 
 /// ISR status: a queue has changed.
@@ -155,24 +166,36 @@ impl Interrupts {
     /// vector, or `NO_VECTOR` if that is what was asked for, if there is no
     /// such vector or event, or if the VMM cannot do it.
     pub(crate) fn set_vector(&mut self, event: Event, vector: u16) -> u16 {
-        let Some(at) = self.index(event) else {
-            return NO_VECTOR;
-        };
+        self.map(event, vector);
+        self.vector(event)
+    }
+
+    /// The same for the kick of a vring. That a frontend's eventfd cannot be
+    /// armed is not the driver's affair: the vector stays, and the failure is
+    /// returned.
+    #[must_use]
+    pub(crate) fn set_kick_vector(&mut self, vring: u16, vector: u16) -> Option<ArmFailure> {
+        self.map(Event::Kick(vring), vector)
+    }
+
+    fn map(&mut self, event: Event, vector: u16) -> Option<ArmFailure> {
+        let at = self.index(event)?;
         if vector >= self.msix.vectors() {
             self.unmap(at);
-            return NO_VECTOR;
+            return None;
         }
         if self.lines[at].source.is_none() {
             self.lines[at].source = self.wires.create_source().ok();
         }
-        if self.lines[at].source.is_none() {
-            return NO_VECTOR;
-        }
+        self.lines[at].source?;
         self.lines[at].vector = vector;
-        if self.sync_line(at).is_err() {
-            self.unmap(at);
+        let error = self.sync_line(at).err()?;
+        let failure = ArmFailure { event, error };
+        if failure.bad_kick().is_some() {
+            return Some(failure);
         }
-        self.lines[at].vector
+        self.unmap(at);
+        None
     }
 
     /// Takes a line's vector away, and what waited for it.

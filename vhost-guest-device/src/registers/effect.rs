@@ -69,12 +69,17 @@ pub(crate) enum ServiceError {
 }
 
 impl ServiceError {
-    /// Whether the descriptor is at fault, and with it the peer that sent it:
-    /// not an eventfd, or one that is in use already.
+    /// Whether the descriptor is at fault, and with it the peer that sent it.
     pub(crate) fn is_peers_fault(&self) -> bool {
-        let kinds = [io::ErrorKind::InvalidInput, io::ErrorKind::ResourceBusy];
-        matches!(self, ServiceError::Refused(error) if kinds.contains(&error.kind()))
+        matches!(self, ServiceError::Refused(error) if is_descriptors_fault(error))
     }
+}
+
+/// Whether an eventfd cannot be connected because it is none, or in use
+/// already: for another vring, or for another device of the VMM's.
+pub(crate) fn is_descriptors_fault(error: &io::Error) -> bool {
+    let kinds = [io::ErrorKind::InvalidInput, io::ErrorKind::ResourceBusy];
+    kinds.contains(&error.kind())
 }
 
 #[cfg(test)]

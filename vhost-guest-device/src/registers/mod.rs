@@ -45,7 +45,7 @@ use crate::virtio::common_config::CommonConfig;
 use crate::virtio::device_config::{DeviceConfig, Properties};
 use crate::virtio::{copy_from, number, status};
 
-pub(crate) use effect::{Effect, GuestFault, ServiceError};
+pub(crate) use effect::{is_descriptors_fault, Effect, GuestFault, ServiceError};
 
 /// What the VMM decides about a device's registers.
 #[derive(Clone, Copy, Debug)]
@@ -286,10 +286,7 @@ impl Registers {
                 let exact = offset.is_multiple_of(stride) && number(data).is_some();
                 exact.then_some(Effect::QueueNotified((offset / stride) as u16))
             }
-            Structure::DriverAux => {
-                self.write_driver_aux(offset, data);
-                None
-            }
+            Structure::DriverAux => self.write_driver_aux(offset, data),
             Structure::Isr | Structure::Table | Structure::Pending => None,
         }
     }
@@ -308,22 +305,25 @@ impl Registers {
         copy_from(&block.to_le_bytes(), offset, data);
     }
 
-    fn write_driver_aux(&mut self, offset: u64, data: &[u8]) {
+    fn write_driver_aux(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
         let value = number(data).unwrap_or_default();
         match (offset, data.len()) {
-            (0, 2) => self.kick_select = value as u16,
+            (0, 2) => {
+                self.kick_select = value as u16;
+                None
+            }
             (2, 2) => self.set_kick_vector(value as u16),
             (0, 4) => {
                 self.kick_select = value as u16;
-                self.set_kick_vector((value >> 16) as u16);
+                self.set_kick_vector((value >> 16) as u16)
             }
-            _ => {}
+            _ => None,
         }
     }
 
-    fn set_kick_vector(&mut self, vector: u16) {
-        self.interrupts
-            .set_vector(Event::Kick(self.kick_select), vector);
+    fn set_kick_vector(&mut self, vector: u16) -> Option<Effect> {
+        let failure = self.interrupts.set_kick_vector(self.kick_select, vector);
+        interrupts_failed(Vec::from_iter(failure))
     }
 
     /// The VMM has placed a BAR, or taken it out of the guest's address space.

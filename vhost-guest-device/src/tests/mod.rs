@@ -10,6 +10,7 @@ mod channel;
 mod conformance;
 mod device_state;
 mod event_loop;
+mod eventfds;
 mod frontends;
 mod gates;
 mod hostile_descriptors;
