@@ -82,11 +82,16 @@ impl Memory {
     }
 
     /// Takes a new table; `false`, and the old one stays, if a region is
-    /// outside the window.
+    /// outside the window, or overlaps another.
     pub(crate) fn replace(&mut self, table: &MemTable<()>) -> bool {
         let mut regions: Vec<Region> = table.regions().copied().collect();
-        if !regions.iter().all(|region| self.fits(region)) {
-            return false;
+        let mut rest = regions.as_slice();
+        while let [region, others @ ..] = rest {
+            let apart = |other: &Region| region.check_apart(other).is_ok();
+            if !self.fits(region) || !others.iter().all(apart) {
+                return false;
+            }
+            rest = others;
         }
         regions.sort_unstable_by_key(Region::guest_address);
         self.regions = regions;
@@ -261,11 +266,15 @@ mod tests {
     #[test]
     fn keeps_the_old_table_when_the_new_one_is_bad() {
         let mut memory = memory(&[(0, 0x1000, 0)]);
-        let bad = [
-            (region(0x5000, 0x1000, 0), ()),
-            (region(0x9000, 0x1000, 1 << 40), ()),
+        let outside = region(0x9000, 0x1000, 1 << 40);
+        let overlaps = [
+            region(0x5800, 0x1000, 0x2000),
+            region(0x9000, 0x1000, 0x800),
         ];
-        assert!(!memory.replace(&MemTable::new(bad.to_vec()).unwrap()));
+        for bad in [outside, overlaps[0], overlaps[1]] {
+            let bad = [(region(0x5000, 0x1000, 0), ()), (bad, ())];
+            assert!(!memory.replace(&MemTable::new(bad.to_vec()).unwrap()));
+        }
         assert_eq!(memory.translate(0), Some((0, 0x1000)));
     }
 

@@ -127,10 +127,24 @@ impl fmt::Display for Name {
     }
 }
 
+impl MessageError {
+    /// Whether the message has the form of its request, and only a value in it
+    /// is one that cannot be complied with.
+    ///
+    /// Such a message can be answered with a negative acknowledgement. What has
+    /// another form (length, descriptors, direction) is no message, and whoever
+    /// sent it cannot be relied on to read an answer.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        matches!(self.reason, Reason::Field(_))
+    }
+}
+
 /// [`MessageError`] together with all the descriptors that came with the
 /// message.
 pub struct DecodeError<F> {
     pub(crate) error: MessageError,
+    pub(crate) need_reply: bool,
     pub(crate) fds: Fds<F>,
 }
 
@@ -139,6 +153,12 @@ impl<F> DecodeError<F> {
     #[must_use]
     pub fn error(&self) -> MessageError {
         self.error
+    }
+
+    /// The NEED_REPLY flag of the message.
+    #[must_use]
+    pub fn need_reply(&self) -> bool {
+        self.need_reply
     }
 
     /// The descriptors that came with the message, every one of them.

@@ -13,7 +13,7 @@ use crate::endian::in_order;
 use crate::error::{Channel, Reason};
 use crate::writer::{self, Writer};
 use crate::{
-    BackendRequest, BufferTooSmall, Context, Endian, FrontendRequest, HeaderFlags, Limits,
+    row, BackendRequest, BufferTooSmall, Context, Endian, FrontendRequest, HeaderFlags, Limits,
     ProtocolFeatures, ReplyRule, VirtioFeatures,
 };
 
@@ -171,7 +171,8 @@ pub enum Reply {
     Opaque(Vec<u8>),
 }
 
-/// What implementations answer to SET_LOG_BASE. All of them mean success.
+/// What implementations answer to SET_LOG_BASE. All of them mean success; a
+/// log of size 0 is a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogReply {
     /// Nothing (DPDK).
@@ -221,6 +222,45 @@ impl DeviceStateReply {
 }
 
 impl Reply {
+    /// What refuses a request of the frontend's, if the protocol has a refusal
+    /// and the frontend reads it. If not, all that is left to whoever cannot
+    /// comply is to end the connection.
+    ///
+    /// Requests with a reply of their own are refused in its terms: without
+    /// configuration, without a record of requests, with the failure of a
+    /// transfer. A vring's base or a number has no value that says no.
+    ///
+    /// ```
+    /// use vhost_guest_msg::{frontend, Context, Reply};
+    ///
+    /// let context = Context::default();
+    /// let refusal = Reply::refusal(frontend::GET_CONFIG, false, &context);
+    /// assert_eq!(refusal, Some(Reply::NoConfig));
+    /// // Nobody waits for an acknowledgement that was not negotiated.
+    /// assert_eq!(Reply::refusal(frontend::SET_VRING_NUM, true, &context), None);
+    /// ```
+    #[must_use]
+    pub fn refusal(code: u32, need_reply: bool, context: &Context) -> Option<Self> {
+        let acked = context.protocol_features;
+        let asked = need_reply && acked.contains(ProtocolFeatures::REPLY_ACK);
+        match row(Channel::Main, code).map(|row| row.reply) {
+            Some(ReplyRule::Config) => Some(Self::NoConfig),
+            Some(ReplyRule::Inflight) => Inflight::new(0, 0, 0, 0).ok().map(Self::Inflight),
+            Some(ReplyRule::DeviceState) => {
+                Some(Self::DeviceState(DeviceStateReply(1).without_fd()))
+            }
+            // QEMU does not look at the log in the reply, unless it asks for an
+            // acknowledgement. Those that do read a whole log, and would wait
+            // for ever for the rest of a number. One without a size is none.
+            Some(ReplyRule::Log) if acked.contains(ProtocolFeatures::LOG_SHMFD) => {
+                asked.then_some(Self::Log(LogReply::Echo { size: 0, offset: 0 }))
+            }
+            Some(ReplyRule::Iotlb) => need_reply.then_some(Self::Ack(1)),
+            None | Some(ReplyRule::Ack | ReplyRule::Log) => asked.then_some(Self::Ack(1)),
+            Some(_) => None,
+        }
+    }
+
     /// Reads the payload of a reply.
     ///
     /// # Errors

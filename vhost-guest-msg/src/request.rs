@@ -63,9 +63,10 @@ fn decode<F, R: Request<F>>(
     } else {
         in_order!(endian, R::parse(header.code, body, &mut fds, &rules))
     };
+    let need_reply = header.flags.contains(HeaderFlags::NEED_REPLY);
     match parsed {
         Ok(request) => Ok(Message {
-            need_reply: header.flags.contains(HeaderFlags::NEED_REPLY),
+            need_reply,
             request,
         }),
         Err(reason) => {
@@ -76,7 +77,11 @@ fn decode<F, R: Request<F>>(
                 code,
                 reason,
             };
-            Err(DecodeError { error, fds })
+            Err(DecodeError {
+                error,
+                need_reply,
+                fds,
+            })
         }
     }
 }

@@ -2,8 +2,8 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Recorded sessions between QEMU and qemu-storage-daemon: every message is
-//! decoded and encoded to the same bytes, and every reply is due.
+//! Recorded sessions of QEMU and of libblkio with qemu-storage-daemon: every
+//! message is decoded and encoded to the same bytes, and every reply is due.
 
 mod common;
 
@@ -14,6 +14,7 @@ use vhost_guest_msg::{
 
 const BOOT_11: &str = include_str!("data/qemu-11.1-blk-boot.jsonl");
 const BOOT_7: &str = include_str!("data/qemu-7.2-blk-boot.jsonl");
+const LIBBLKIO: &str = include_str!("data/libblkio-1.5-blk.jsonl");
 const MIGRATE_SOURCE: &str = include_str!("data/qemu-7.2-blk-migrate-source.jsonl");
 const MIGRATE_TARGET: &str = include_str!("data/qemu-7.2-blk-migrate-target.jsonl");
 
@@ -115,6 +116,7 @@ fn every_session_is_understood_to_the_last_message() {
     assert_eq!(play(BOOT_7, |_| {}), 52);
     assert_eq!(play(MIGRATE_SOURCE, |_| {}), 50);
     assert_eq!(play(MIGRATE_TARGET, |_| {}), 33);
+    assert_eq!(play(LIBBLKIO, |_| {}), 35);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use common::{context, emit, fd_counts, frame, rows, sample, Fd, Ledger, ENDIANS}
 use proptest::prelude::*;
 use vhost_guest_msg::{
     decode_whole, frontend, BackendRequest, Channel, DecodeError, Endian, Fds, FrontendRequest,
-    Layout, Limits, Message, Reason, Reply, ReplyShape, Row, FRONTEND_ROWS,
+    HeaderFlags, Layout, Limits, Message, Reason, Reply, ReplyShape, Row, FRONTEND_ROWS,
 };
 
 /// Decodes as a request of the row's channel. On success: the encoded bytes
@@ -281,14 +281,39 @@ fn without_log_shmfd_a_log_has_no_descriptor() {
     assert!(!decode(8, 1) && !decode(16, 1) && !decode(0, 0) && !decode(12, 0));
 }
 
+/// What is no message gets no answer, and what only cannot be complied with does.
+#[test]
+fn tells_a_message_with_a_wrong_value_from_what_is_no_message() {
+    let code = frontend::ADD_MEM_REG;
+    let right = emit(&sample(row(code)), Endian::Little);
+    let mut wrong = right.clone();
+    wrong[16..24].fill(0);
+    for (body, fds, well_formed) in [
+        (&wrong[..], 1, true),
+        (&right[..39], 1, false),
+        (&right[..], 0, false),
+        (&right[..], 2, false),
+    ] {
+        for need_reply in [false, true] {
+            let mut frame = frame(code, body, (0..fds).collect());
+            frame.header.flags.set(HeaderFlags::NEED_REPLY, need_reply);
+            let limits = Limits::default();
+            let decoded = FrontendRequest::decode(frame, Endian::Little, &limits, &context());
+            let error = decoded.unwrap_err();
+            assert_eq!(error.error().is_well_formed(), well_formed, "{error}");
+            assert_eq!(error.need_reply(), need_reply);
+        }
+    }
+}
+
 #[test]
 fn errors_name_message_and_field_and_no_bytes() {
     let mut body = emit(&sample(row(frontend::SET_MEM_TABLE)), Endian::Little);
-    body[8 + 32..][..8].fill(0);
+    body[8 + 32 + 8..][..8].fill(0);
     let error = decode(row(5), &body, Fds::<()>::detached(), Endian::Little).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "frontend request SET_MEM_TABLE: guest address overlaps another region"
+        "frontend request SET_MEM_TABLE: size is zero"
     );
     let error = decode(row(21), &[], Fds::<()>::new(), Endian::Little).unwrap_err();
     assert_eq!(

@@ -192,35 +192,24 @@ impl Session {
                 (due, result)
             }
             Err(error) => {
-                let error = error.error();
-                (
-                    self.expectation_of_bad(header.code, need_reply),
-                    Err(Disconnect::Message(error)),
-                )
+                let wrong = error.error();
+                if !wrong.is_well_formed() {
+                    return Err(Disconnect::Message(wrong));
+                }
+                (ReplyExpectation::None, Err(Disconnect::Message(wrong)))
             }
         };
         let reply = match (expectation, result) {
             (ReplyExpectation::Due(ReplyShape::Ack), Ok(_)) => Reply::Ack(0),
-            (ReplyExpectation::Due(ReplyShape::Ack), Err(_)) => Reply::Ack(1),
             (ReplyExpectation::Due(_), Ok(Some(reply))) => reply,
             (_, Ok(_)) => return Ok(()),
-            (_, Err(disconnect)) => return Err(disconnect),
+            (_, Err(disconnect)) => {
+                let refusal = Reply::refusal(header.code, need_reply, &self.context);
+                refusal.ok_or(disconnect)?
+            }
         };
         self.encode(header.code, &reply, endian);
         Ok(())
-    }
-
-    /// Whether a negative acknowledgement answers a malformed message.
-    fn expectation_of_bad(&self, code: u32, need_reply: bool) -> ReplyExpectation {
-        use vhost_guest_msg::{row, Channel, ReplyRule};
-        let acked = self.context.protocol_features;
-        let acks = [ReplyRule::Ack, ReplyRule::Iotlb];
-        let acks = row(Channel::Main, code).is_none_or(|row| acks.contains(&row.reply));
-        if need_reply && acks && acked.contains(ProtocolFeatures::REPLY_ACK) {
-            ReplyExpectation::Due(ReplyShape::Ack)
-        } else {
-            ReplyExpectation::None
-        }
     }
 
     fn encode(&mut self, code: u32, reply: &Reply, endian: Endian) {
