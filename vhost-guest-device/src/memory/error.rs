@@ -18,16 +18,11 @@ pub(crate) enum MemoryError {
     /// A descriptor is not memory, or not usable as such.
     #[error(transparent)]
     Fd(#[from] FdError),
-    /// A region or area cannot be mapped in pages.
-    #[error("the frontend's memory is not made of whole pages of {page_size:#x} bytes")]
-    Unaligned {
-        /// The page size of its file.
-        page_size: u64,
-    },
     /// A region or area reaches beyond the end of its file.
     #[error("the frontend's memory reaches beyond its file")]
     BeyondFile,
-    /// A region overlaps another in guest or user addresses.
+    /// A region overlaps another in guest addresses, or in user addresses with
+    /// other bytes there.
     #[error("the frontend's memory regions overlap")]
     Overlap,
     /// More regions than the device carries.

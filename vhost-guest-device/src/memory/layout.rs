@@ -30,22 +30,66 @@ impl Extent {
     }
 }
 
-/// An extent that is to be in the window.
+/// An extent that is to be in the window, to the byte: mapped are the pages that
+/// have a byte of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) extent: Extent,
-    /// The modulus of its congruence: a power of two, [`ALIGNMENT`] or more.
-    pub(super) alignment: u64,
+    /// The size of its file's pages: a power of two, the host's or more.
+    pub(super) page_size: u64,
+    /// The size of its file. No page behind it is ever mapped.
+    pub(super) file_size: u64,
     /// Where it should be, because it is or was there.
     pub(super) before: Option<u64>,
     pub(super) space: Space,
 }
 
+impl Wanted {
+    /// The modulus of its congruence.
+    pub(super) fn alignment(&self) -> u64 {
+        ALIGNMENT.max(self.page_size)
+    }
+
+    /// The pages that it is on, as an extent.
+    pub(super) fn pages(&self) -> Extent {
+        let (offset, end) = self.round(self.extent.offset, self.extent.end());
+        let length = end - offset;
+        Extent {
+            offset,
+            length,
+            ..self.extent
+        }
+    }
+
+    /// A range of its file or of the window, extended to whole pages. Files and
+    /// windows are too small for an overflow.
+    pub(super) fn round(&self, start: u64, end: u64) -> (u64, u64) {
+        let page = self.page_size;
+        (
+            start - start % page,
+            end.saturating_add(page - 1) / page * page,
+        )
+    }
+
+    /// Where the file offsets are at which it is mapped in pieces: its first and
+    /// last page by themselves, if another extent could begin or end on them. So
+    /// each can go without the other.
+    pub(super) fn seams(&self) -> [Option<u64>; 2] {
+        let (pages, end) = (self.pages(), self.extent.end());
+        let shares_first = pages.offset < self.extent.offset;
+        let shares_last = end < pages.end() && end < self.file_size;
+        [
+            shares_first.then(|| pages.offset + self.page_size),
+            shares_last.then(|| pages.end() - self.page_size),
+        ]
+    }
+}
+
 /// What space a [`Wanted`] extent is put into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Space {
-    /// Space kept for the whole file, this many bytes, if there is room.
-    File(u64),
+    /// Space kept for the whole file, if there is room.
+    File,
     /// Space of its own, that no other extent of the file is put into.
     Alone,
 }
@@ -153,12 +197,13 @@ impl Layout {
     }
 
     /// Finds places for `wanted`, all of which are in the window afterwards,
-    /// and nothing else.
+    /// and nothing else but the rest of their pages.
     ///
-    /// No two overlap, whatever they do in their files. What is mapped stays
-    /// where it is as long as all of it is wanted; a piece of which only a part
-    /// is wanted cannot be cut while the guest uses it, so what is wanted of it
-    /// gets another place.
+    /// No two overlap, whatever they do in their files; two that share a page of
+    /// their file may share it in the window. What is mapped stays where it is
+    /// as long as there is something on each page that is wanted; a piece with
+    /// other pages cannot be cut while the guest uses it, so what is wanted of
+    /// it gets another place.
     pub(super) fn plan(&self, wanted: &[Wanted]) -> Result<Plan, NoPlan> {
         // Space that is kept without need is given up only if need be.
         let generous = if self.arenas.len() > self.max_pieces.saturating_mul(2) {
@@ -187,10 +232,7 @@ impl Layout {
             .filter(|(at, piece)| !placing.covers(**at, piece.length))
             .map(|(at, _)| *at)
             .collect();
-        let (positions, map) = placing.missing(&self.pieces).ok_or(NoPlan::NoRoom)?;
-        for (_, at, piece) in &map {
-            next.pieces.insert(*at, *piece);
-        }
+        let (positions, map) = placing.missing(&mut next.pieces).ok_or(NoPlan::NoRoom)?;
         if next.pieces.len() > self.max_pieces {
             return Err(NoPlan::TooManyPieces);
         }
@@ -246,28 +288,30 @@ impl Layout {
         })
     }
 
-    /// Tells whether nothing is mapped in a range.
-    pub(super) fn is_blank(&self, start: u64, length: u64) -> bool {
-        let before = self.pieces.range(..start + length).next_back();
+    /// Tells whether nothing is mapped on the pages of the extent, if it is put
+    /// there.
+    pub(super) fn is_blank(&self, wanted: &Wanted, position: u64) -> bool {
+        let (start, end) = wanted.round(position, position + wanted.extent.length);
+        let before = self.pieces.range(..end).next_back();
         before.is_none_or(|(at, piece)| at + piece.length <= start)
     }
 
     /// Makes an arena for the extent, for the whole of its file if that was
     /// asked for, is allowed, and there is room. Returns the extent's position.
     pub(super) fn make_arena(&mut self, wanted: &Wanted, frugal: bool) -> Option<u64> {
-        let extent = &wanted.extent;
-        let just_it = (extent.offset, extent.length);
+        let (extent, pages) = (&wanted.extent, wanted.pages());
+        let just_it = (pages.offset, pages.length);
         let whole = match wanted.space {
-            Space::File(size) if !frugal => self
+            Space::File if !frugal => self
                 .arenas
                 .values()
                 .all(|arena| arena.file != extent.file || arena.alone)
-                .then(|| (0, size.max(extent.end()))),
-            Space::File(_) | Space::Alone => None,
+                .then(|| wanted.round(0, wanted.file_size.max(extent.end()))),
+            Space::File | Space::Alone => None,
         };
         let choices = whole.into_iter().chain([just_it]);
         let (start, (file_start, length)) = choices
-            .filter_map(|choice| Some((self.gap(choice.0, choice.1, wanted.alignment)?, choice)))
+            .filter_map(|choice| Some((self.gap(choice.0, choice.1, wanted.alignment())?, choice)))
             .next()?;
         let arena = Arena {
             file: extent.file,

@@ -18,8 +18,9 @@
 //! unmaps it, or takes the whole change back if the driver refused it. One
 //! change is pending at a time: the next message about memory has to wait.
 //!
-//! The device never looks into the memory. It maps whole pages of files that
-//! are memory (see [`crate::fd`]), where a message says so, and nothing else.
+//! The device never looks into the memory. It maps the pages of files that are
+//! memory (see [`crate::fd`]) that have a byte on them which a message speaks of,
+//! and nothing else.
 
 mod error;
 mod layout;
@@ -80,8 +81,9 @@ pub(crate) struct MemoryLimits {
     /// Bytes in the window. A sparse file of the frontend's can make this VMM
     /// pay for so much memory.
     pub(crate) window_size: u64,
-    /// Regions at a time. Twice as many pieces can be mapped at a time, since
-    /// two tables are while one replaces the other.
+    /// Regions at a time. Six times as many pieces can be mapped at a time:
+    /// two tables are while one replaces the other, and the first and last page
+    /// of a region may be mapped by themselves.
     pub(crate) max_regions: usize,
     /// Which files are memory.
     pub(crate) policy: MemoryPolicy,
@@ -117,8 +119,9 @@ pub(crate) struct Memory {
 impl Memory {
     /// An empty window.
     pub(crate) fn new(mapper: Arc<dyn SharedMemoryMapper>, limits: MemoryLimits) -> Self {
-        // One piece for a region or area, in two generations.
-        let max_pieces = limits.max_regions.saturating_add(2).saturating_mul(2);
+        // Three pieces for a region or area (its first and last page may be
+        // others' too), in two generations.
+        let max_pieces = limits.max_regions.saturating_add(2).saturating_mul(6);
         Self {
             mapper,
             limits,
@@ -156,13 +159,14 @@ impl Memory {
         let mut files = Vec::with_capacity(count);
         for (region, fd) in regions.regions().zip(fds) {
             let (placed, file) = self.examine(*region, fd)?;
+            table.check_apart(&placed)?;
             table.regions.push(placed);
             files.push(file);
         }
         let ticket = self.change(table, files, 0..count, rings)?;
         let mut places = self.table.regions.iter().map(Placed::window_offset);
         let moved = regions.relocate(|_, _| places.next().unwrap_or_default());
-        // Places in the window do not overlap and have an end.
+        // Places in the window have an end.
         Ok((moved.map_err(|_| MemoryError::NoRoom)?, ticket))
     }
 
@@ -179,8 +183,8 @@ impl Memory {
         self.check_ready()?;
         self.check_count(self.table.regions.len().saturating_add(1))?;
         let MemRegion { region, fd } = added;
-        self.table.check_apart(&region)?;
         let (placed, file) = self.examine(region, fd)?;
+        self.table.check_apart(&placed)?;
         let mut table = self.table.clone();
         let index = table.regions.len();
         table.regions.push(placed);
@@ -199,6 +203,7 @@ impl Memory {
     pub(crate) fn remove(
         &mut self,
         message: RemMemReg,
+        rings: &[RingAddress],
     ) -> Result<(RemMemReg, Ticket), MemoryError> {
         self.check_ready()?;
         let index = self
@@ -208,7 +213,7 @@ impl Memory {
         let mut table = self.table.clone();
         let offset = table.regions.remove(index).window_offset();
         let moved = message.relocate(offset).map_err(|_| MemoryError::NoRoom)?;
-        let ticket = self.change(table, Vec::new(), 0..0, &[])?;
+        let ticket = self.change(table, Vec::new(), 0..0, rings)?;
         Ok((moved, ticket))
     }
 
@@ -227,7 +232,7 @@ impl Memory {
     ) -> Result<(u64, Ticket), MemoryError> {
         self.check_ready()?;
         let file = MemoryFd::check(fd, self.limits.policy)?;
-        let (mut wanted, within) = area_extent(&file, offset, size)?;
+        let mut wanted = area_extent(&file, offset, size)?;
         let mut table = self.table.clone();
         if let Some(at) = table.areas.iter().position(|placed| placed.area == area) {
             wanted.before = table.areas.remove(at).wanted.before;
@@ -240,7 +245,14 @@ impl Memory {
             .areas
             .last()
             .and_then(|placed| placed.wanted.before);
-        Ok((placed.ok_or(MemoryError::NoRoom)? + within, ticket))
+        Ok((placed.ok_or(MemoryError::NoRoom)?, ticket))
+    }
+
+    /// The file that an area is in, if it is in the window.
+    pub(crate) fn file_of(&self, area: Area) -> Option<FileIdentity> {
+        let mut areas = self.table.areas.iter();
+        let placed = areas.find(|placed| placed.area == area)?;
+        Some(placed.wanted.extent.file)
     }
 
     /// Where a range of the frontend's user addresses is in the window: all of
@@ -422,8 +434,8 @@ impl Memory {
         }
         table.set_positions(&plan.positions);
         for ring in rings {
-            let moved = |offset| offset != ring.window_offset;
-            if table.translate(ring.user_address, 1).is_some_and(moved) {
+            let mut places = table.places(ring.user_address, 1).peekable();
+            if places.peek().is_some() && places.all(|offset| offset != ring.window_offset) {
                 return Err(MemoryError::RingMoved);
             }
         }

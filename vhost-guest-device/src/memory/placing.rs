@@ -12,9 +12,9 @@ use super::layout::{Extent, Layout, Piece, Wanted};
 pub(super) struct Placing<'a> {
     wanted: &'a [Wanted],
     positions: Vec<Option<u64>>,
-    /// Ranges of the window that are given to wanted extents: their ends by
-    /// their starts. They do not overlap.
-    taken: BTreeMap<u64, u64>,
+    /// Ranges of the window that are given to wanted extents, by where they
+    /// start. They do not overlap; their pages may, as they do in their file.
+    taken: BTreeMap<u64, &'a Wanted>,
 }
 
 impl<'a> Placing<'a> {
@@ -26,17 +26,20 @@ impl<'a> Placing<'a> {
         }
     }
 
-    fn is_free(&self, start: u64, length: u64) -> bool {
-        let before = self.taken.range(..start + length).next_back();
-        before.is_none_or(|(_, end)| *end <= start)
+    fn is_free(&self, wanted: &Wanted, position: u64) -> bool {
+        let before = self.taken.range(..position + wanted.extent.length);
+        let end = |(at, before): (&u64, &&Wanted)| at + before.extent.length;
+        before
+            .map(end)
+            .next_back()
+            .is_none_or(|end| end <= position)
     }
 
     /// Gives the extent this place, if it is free.
-    fn take(&mut self, index: usize, wanted: &Wanted, position: u64) -> bool {
-        let length = wanted.extent.length;
-        let free = self.is_free(position, length);
+    fn take(&mut self, index: usize, wanted: &'a Wanted, position: u64) -> bool {
+        let free = self.is_free(wanted, position);
         if free {
-            self.taken.insert(position, position + length);
+            self.taken.insert(position, wanted);
             if let Some(place) = self.positions.get_mut(index) {
                 *place = Some(position);
             }
@@ -79,48 +82,51 @@ impl<'a> Placing<'a> {
             changed = false;
             for (&start, piece) in pieces {
                 let end = start + piece.length;
-                if !self.is_free(start, piece.length) && !self.covers(start, piece.length) {
-                    self.leave(start, end);
-                    changed = true;
+                if !self.covers(start, piece.length) {
+                    changed |= self.leave(start, end);
                 }
             }
         }
     }
 
-    fn leave(&mut self, start: u64, end: u64) {
+    /// Takes back places on pages of a range. Tells whether there were any.
+    fn leave(&mut self, start: u64, end: u64) -> bool {
+        let before = self.taken.len();
         for (place, wanted) in self.positions.iter_mut().zip(self.wanted) {
-            let there = |at: u64| at < end && start < at + wanted.extent.length;
+            let there = |at: u64| {
+                let (from, to) = wanted.round(at, at + wanted.extent.length);
+                from < end && start < to
+            };
             if let Some(position) = place.filter(|at| there(*at)) {
                 self.taken.remove(&position);
                 *place = None;
             }
         }
+        self.taken.len() < before
     }
 
-    /// Tells whether the whole range is taken, by one extent or several that
-    /// follow each other.
+    /// Tells whether each page of a range has something that is wanted on it.
     pub(super) fn covers(&self, start: u64, length: u64) -> bool {
-        let mut covered = match self.taken.range(..=start).next_back() {
-            Some((_, end)) => *end,
-            None => return false,
-        };
-        let end = start + length;
-        while start < covered && covered < end {
-            match self.taken.get(&covered) {
-                Some(end) => covered = *end,
-                None => return false,
+        // The first may start before the range.
+        let first = self.taken.range(..=start).next_back();
+        let first = first.map_or(start, |(at, _)| *at);
+        let (mut covered, end) = (start, start + length);
+        for (at, wanted) in self.taken.range(first..end) {
+            let (from, to) = wanted.round(*at, at + wanted.extent.length);
+            if from > covered {
+                return false;
             }
+            covered = covered.max(to);
         }
-        start < covered
+        covered >= end
     }
 
     /// Finds places where nothing is mapped for what has none yet.
     pub(super) fn place_rest(&mut self, layout: &mut Layout, frugal: bool) -> Option<()> {
         for (index, wanted) in self.unplaced() {
-            let length = wanted.extent.length;
             let blank = layout
                 .positions(wanted)
-                .find(|at| layout.is_blank(*at, length) && self.is_free(*at, length));
+                .find(|at| layout.is_blank(wanted, *at) && self.is_free(wanted, *at));
             let position = match blank {
                 Some(position) => position,
                 None => layout.make_arena(wanted, frugal)?,
@@ -130,46 +136,58 @@ impl<'a> Placing<'a> {
         Some(())
     }
 
-    /// All positions, and what of them is not among the mapped `pieces`.
+    /// All positions, and what of their pages is not among the mapped `pieces`,
+    /// where it is then.
     ///
     /// `None` if an extent has no place.
     #[allow(clippy::type_complexity)] // two fields of a `Plan`
     pub(super) fn missing(
         &self,
-        pieces: &BTreeMap<u64, Piece>,
+        pieces: &mut BTreeMap<u64, Piece>,
     ) -> Option<(Vec<u64>, Vec<(usize, u64, Piece)>)> {
         let positions: Vec<u64> = self.positions.iter().copied().collect::<Option<_>>()?;
         let mut missing = Vec::new();
-        for (index, (&start, wanted)) in positions.iter().zip(self.wanted).enumerate() {
-            let extent = &wanted.extent;
-            let end = start + extent.length;
-            let mut push = |from: u64, to: u64| {
-                if from < to {
-                    let offset = extent.offset + (from - start);
-                    let length = to - from;
-                    missing.push((
-                        index,
-                        from,
-                        Extent {
-                            offset,
-                            length,
-                            ..*extent
-                        },
-                    ));
-                }
-            };
-            // Pieces of this range, the first of which may start before it.
-            let first = pieces
-                .range(..=start)
-                .next_back()
-                .map_or(start, |(at, _)| *at);
-            let mut from = start;
-            for (&at, piece) in pieces.range(first..end) {
-                push(from, at);
-                from = from.max(at + piece.length);
+        for (index, (&position, wanted)) in positions.iter().zip(self.wanted).enumerate() {
+            let pages = wanted.pages();
+            let start = position - (wanted.extent.offset - pages.offset);
+            let seams = wanted.seams().into_iter().flatten();
+            let seams = seams.map(|seam| start + (seam - pages.offset));
+            for (from, to) in holes(pieces, start, start + pages.length, seams) {
+                let piece = Extent {
+                    offset: pages.offset + (from - start),
+                    length: to - from,
+                    ..pages
+                };
+                pieces.insert(from, piece);
+                missing.push((index, from, piece));
             }
-            push(from, end);
         }
         Some((positions, missing))
     }
+}
+
+/// The parts of a range of the window that no piece is on, divided at `seams`.
+fn holes(
+    pieces: &BTreeMap<u64, Piece>,
+    start: u64,
+    end: u64,
+    seams: impl Iterator<Item = u64>,
+) -> Vec<(u64, u64)> {
+    // The first piece may start before the range.
+    let first = pieces.range(..=start).next_back();
+    let first = first.map_or(start, |(at, _)| *at);
+    let mapped = pieces.range(first..end);
+    let mut borders: Vec<_> = mapped.map(|(at, piece)| (*at, at + piece.length)).collect();
+    borders.extend(seams.map(|seam| (seam, seam)));
+    borders.push((end, end));
+    borders.sort_unstable();
+    let mut holes = Vec::new();
+    let mut from = start;
+    for (at, behind) in borders {
+        if from < at {
+            holes.push((from, at));
+        }
+        from = from.max(behind);
+    }
+    holes
 }

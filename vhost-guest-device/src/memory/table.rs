@@ -6,7 +6,7 @@
 
 use vhost_guest_msg::Region;
 
-use super::layout::{Extent, Space, Wanted, ALIGNMENT};
+use super::layout::{Extent, Space, Wanted};
 use super::{Area, MemoryError};
 use crate::fd::MemoryFd;
 
@@ -23,9 +23,18 @@ impl Placed {
     pub(super) fn window_offset(&self) -> u64 {
         self.wanted.before.unwrap_or_default()
     }
+
+    /// Whether a user address that is in both regions is the same byte in both.
+    fn is_alias(&self, other: &Self) -> bool {
+        let origin = |placed: &Self| {
+            let user_address = placed.region.user_address();
+            user_address.wrapping_sub(placed.wanted.extent.offset)
+        };
+        self.wanted.extent.file == other.wanted.extent.file && origin(self) == origin(other)
+    }
 }
 
-/// The mapped pages of an area that is not a region.
+/// An area that is not a region, and its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PlacedArea {
     pub(super) area: Area,
@@ -80,7 +89,12 @@ impl Table {
     /// Where a range of user addresses is in the window: all of it in one
     /// region.
     pub(super) fn translate(&self, user_address: u64, length: u64) -> Option<u64> {
-        self.regions.iter().find_map(|placed| {
+        self.places(user_address, length).next()
+    }
+
+    /// The same for each alias.
+    pub(super) fn places(&self, user_address: u64, length: u64) -> impl Iterator<Item = u64> + '_ {
+        self.regions.iter().filter_map(move |placed| {
             let within = placed.region.find_user(user_address, length)?;
             // The first byte has to exist even if none is asked for.
             (within < placed.region.size()).then_some(())?;
@@ -88,67 +102,56 @@ impl Table {
         })
     }
 
-    /// Makes sure that no two regions overlap.
-    pub(super) fn check_apart(&self, region: &Region) -> Result<(), MemoryError> {
-        let mut others = self.regions.iter();
-        let apart = others.all(|placed| placed.region.check_apart(region).is_ok());
-        apart.then_some(()).ok_or(MemoryError::Overlap)
+    /// Makes sure that a region fits to those that are there: the frontend's
+    /// guest has one memory at one address, and so has the frontend. Two regions
+    /// at the same user addresses are aliases if they show the same bytes there.
+    pub(super) fn check_apart(&self, new: &Placed) -> Result<(), MemoryError> {
+        let conflict = |placed: &Placed| match placed.region.check_apart(&new.region) {
+            Ok(()) => false,
+            Err(_) if overlap_in_guest(&placed.region, &new.region) => true,
+            Err(_) => !placed.is_alias(new),
+        };
+        match self.regions.iter().any(conflict) {
+            true => Err(MemoryError::Overlap),
+            false => Ok(()),
+        }
     }
 }
 
-/// Makes sure that `file` has the bytes of a region, as whole pages.
+fn overlap_in_guest(one: &Region, other: &Region) -> bool {
+    // No region reaches beyond the end of its address space.
+    let end = |region: &Region| region.guest_address().saturating_add(region.size());
+    one.guest_address() < end(other) && other.guest_address() < end(one)
+}
+
+/// What `region` wants of `file`, which has to have all of its bytes.
 pub(super) fn region_extent(region: &Region, file: &MemoryFd) -> Result<Wanted, MemoryError> {
-    let page_size = file.page_size();
-    let (offset, length) = (region.mmap_offset(), region.size());
-    // Frontend and driver see the same bytes at the same place in a page, or
-    // drivers would find rings misaligned.
-    let addresses = region.guest_address() | region.user_address();
-    let host_page = rustix::param::page_size() as u64;
-    if !(offset | length).is_multiple_of(page_size) || !addresses.is_multiple_of(host_page) {
-        return Err(MemoryError::Unaligned { page_size });
-    }
-    let size = file.size().map_err(MemoryError::Size)?;
-    if offset.checked_add(length).is_none_or(|end| end > size) {
+    extent(file, region.mmap_offset(), region.size(), Space::File)
+}
+
+/// What an area of `size` bytes at `offset` wants of `file`.
+pub(super) fn area_extent(file: &MemoryFd, offset: u64, size: u64) -> Result<Wanted, MemoryError> {
+    extent(file, offset, size, Space::Alone)
+}
+
+/// Neither offset nor size has to be a multiple of pages (libblkio's memory for
+/// virtqueues is not, nor is Cloud Hypervisor's dirty log), but no page may lie
+/// wholly beyond the end of the file: the driver would fault on it.
+fn extent(file: &MemoryFd, offset: u64, size: u64, space: Space) -> Result<Wanted, MemoryError> {
+    let file_size = file.size().map_err(MemoryError::Size)?;
+    let end = offset.checked_add(size);
+    if size == 0 || end.is_none_or(|end| end > file_size) {
         return Err(MemoryError::BeyondFile);
     }
-    let whole = size - size % page_size;
-    Ok(wanted(file, offset, length, Space::File(whole)))
-}
-
-/// The pages of `file` that hold the `size` bytes of an area at `offset`, and
-/// how far into them the area starts.
-///
-/// Neither has to be aligned (a dirty log of Cloud Hypervisor's is not), but
-/// no page may lie wholly beyond the end of the file: the driver would fault
-/// on it.
-pub(super) fn area_extent(
-    file: &MemoryFd,
-    offset: u64,
-    size: u64,
-) -> Result<(Wanted, u64), MemoryError> {
-    let page_size = file.page_size();
-    let file_size = file.size().map_err(MemoryError::Size)?;
-    let end = offset
-        .checked_add(size)
-        .filter(|end| *end <= file_size && size > 0);
-    let end = end.ok_or(MemoryError::BeyondFile)?;
-    let end = end
-        .checked_next_multiple_of(page_size)
-        .ok_or(MemoryError::BeyondFile)?;
-    let within = offset % page_size;
-    let start = offset - within;
-    Ok((wanted(file, start, end - start, Space::Alone), within))
-}
-
-fn wanted(file: &MemoryFd, offset: u64, length: u64, space: Space) -> Wanted {
-    Wanted {
+    Ok(Wanted {
         extent: Extent {
             file: file.identity(),
             offset,
-            length,
+            length: size,
         },
-        alignment: ALIGNMENT.max(file.page_size()),
+        page_size: file.page_size(),
+        file_size,
         before: None,
         space,
-    }
+    })
 }

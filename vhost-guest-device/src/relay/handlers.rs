@@ -250,7 +250,7 @@ fn add_mem_reg(region: MemRegion<ForeignFd>, on: &mut Resources<'_>) -> Result<F
 }
 
 fn rem_mem_reg(region: RemMemReg, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
-    let (region, ticket) = on.memory.remove(region)?;
+    let (region, ticket) = on.memory.remove(region, &on.session.rings())?;
     let then = Then::Settle(ticket, OnRefusal::Undo);
     Ok(Forward::then(FrontendRequest::RemMemReg(region), then))
 }

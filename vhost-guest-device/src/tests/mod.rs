@@ -5,6 +5,7 @@
 //! The device as a whole, between hostile peers.
 
 mod asynchronous_reset;
+mod blkio;
 mod bus_reset;
 mod channel;
 mod conformance;

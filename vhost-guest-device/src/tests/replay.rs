@@ -80,8 +80,24 @@ fn captures() -> Vec<(String, Vec<Request>)> {
         .map(|path| (path.display().to_string(), requests(&path)))
         .collect();
     captures.sort_by(|(a, _), (b, _)| a.cmp(b));
-    assert!(captures.len() >= 4);
+    assert!(captures.len() >= 5);
     captures
+}
+
+/// A file for the memory of a request: a VM's regions are all in one, those of a
+/// frontend without a VM each in its own, which is just as long.
+fn memory_of(request: &Request, memory: &OwnedFd) -> OwnedFd {
+    let word = |at: usize| {
+        let bytes = request.bytes.get(at..at + 8)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    };
+    let is_slot = request.bytes[0] == frontend::ADD_MEM_REG as u8;
+    match (word(20), word(28), word(36)) {
+        (Some(guest), Some(size), Some(user)) if is_slot && guest == user => {
+            memory_file(size).into()
+        }
+        _ => memory.try_clone().unwrap(),
+    }
 }
 
 /// Descriptors for a request, and the other ends of them.
@@ -94,7 +110,7 @@ fn descriptors(request: &Request, memory: &OwnedFd) -> (Vec<OwnedFd>, Vec<UnixSt
             others.push(ours);
             theirs.into()
         }
-        _ => memory.try_clone().unwrap(),
+        _ => memory_of(request, memory),
     });
     (fds.collect(), others)
 }

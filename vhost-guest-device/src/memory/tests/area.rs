@@ -95,7 +95,7 @@ fn one_file_can_hold_everything() {
     assert_ne!(log, inflight);
     bench.check(&[(low, &file)]);
     // A region that goes does not take the log with it.
-    let (_, ticket) = bench.memory.remove(RemMemReg { region: low }).unwrap();
+    let (_, ticket) = bench.memory.remove(RemMemReg { region: low }, &[]).unwrap();
     bench.memory.settle(ticket, Outcome::Done).unwrap();
     assert_eq!(bench.vmm.mappings().len(), 2);
 }

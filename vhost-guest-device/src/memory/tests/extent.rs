@@ -15,23 +15,37 @@ fn wanted(region: &Region, file: &TestFile) -> Result<Wanted, MemoryError> {
 }
 
 #[test]
-fn what_is_misaligned_does_not_make_up_for_each_other() {
-    let ram = TestFile::new(1, MIB);
-    for (guest, size, user, offset) in [
-        (PAGE + 0x800, PAGE, 0x800, 0),
-        (0, PAGE + 0x800, PAGE, 0x800),
+fn a_region_is_wanted_to_the_byte_and_mapped_in_pages() {
+    let ram = TestFile::new(1, 3 * PAGE + 0xb10);
+    for (offset, size, pages) in [
+        (0, 3 * PAGE + 0xb10, (0, 4 * PAGE)),
+        (PAGE, PAGE, (PAGE, PAGE)),
+        (0xfff, 2, (0, 2 * PAGE)),
+        (3 * PAGE + 0xb0f, 1, (3 * PAGE, PAGE)),
     ] {
-        let region = Region::new(guest, size, user, offset).unwrap();
-        let refused = wanted(&region, &ram);
-        assert!(matches!(refused, Err(MemoryError::Unaligned { .. })));
+        let wanted = wanted(&region(0, size, offset), &ram).unwrap();
+        let extent = wanted.extent;
+        assert_eq!((extent.offset, extent.length), (offset, size));
+        let mapped = wanted.pages();
+        assert_eq!((mapped.offset, mapped.length), pages);
+        assert_eq!(wanted.space, Space::File);
     }
 }
 
 #[test]
-fn space_is_kept_for_the_whole_pages_of_a_file() {
-    let ram = TestFile::new(1, 2 * PAGE + PAGE / 2);
-    let wanted = wanted(&region(0, PAGE, 0), &ram).unwrap();
-    assert_eq!(wanted.space, Space::File(2 * PAGE));
+fn pages_that_others_may_be_on_are_pieces_by_themselves() {
+    let ram = TestFile::new(1, 3 * PAGE + 0xb10);
+    for (offset, size, seams) in [
+        (0, PAGE, [None, None]),
+        // Behind the end of the file there is nothing.
+        (0, 3 * PAGE + 0xb10, [None, None]),
+        (0, 3 * PAGE + 0xb0f, [None, Some(3 * PAGE)]),
+        (1, 2 * PAGE, [Some(PAGE), Some(2 * PAGE)]),
+        (1, PAGE - 1, [Some(PAGE), None]),
+    ] {
+        let wanted = wanted(&region(0, size, offset), &ram).unwrap();
+        assert_eq!(wanted.seams(), seams, "{offset:#x} {size:#x}");
+    }
 }
 
 #[test]

@@ -16,9 +16,10 @@ fn wanted(inode: u64, offset: u64, length: u64) -> Wanted {
             offset,
             length,
         },
-        alignment: 2 * MIB,
+        page_size: PAGE,
+        file_size: 16 * MIB,
         before: None,
-        space: Space::File(16 * MIB),
+        space: Space::File,
     }
 }
 
@@ -75,8 +76,11 @@ fn knows_what_is_blank_before_and_behind_a_piece() {
     let layout = Layout::new(64 * MIB, 8);
     let plan = layout.plan(&[wanted(1, 2 * MIB, MIB)]).unwrap();
     let (layout, at) = (plan.layout, plan.positions[0]);
-    assert!(layout.is_blank(at - MIB, MIB) && layout.is_blank(at + MIB, MIB));
-    assert!(!layout.is_blank(at - MIB, MIB + 1) && !layout.is_blank(at + MIB - 1, MIB));
+    let blank = |at, length| layout.is_blank(&wanted(1, 0, length), at);
+    assert!(blank(at - MIB, MIB) && blank(at + MIB, MIB));
+    assert!(!blank(at - MIB, MIB + 1) && !blank(at + MIB - 1, MIB));
+    // Pages count, not bytes.
+    assert!(!blank(at + MIB - PAGE + 1, 1) && !blank(at - 1, 2) && blank(at - PAGE + 1, 1));
 }
 
 #[test]
@@ -99,7 +103,7 @@ fn keeps_space_for_a_whole_file_once_and_not_when_it_is_frugal() {
 #[test]
 fn fills_a_gap_between_what_stays() {
     let small = |inode| Wanted {
-        space: Space::File(2 * MIB),
+        file_size: 2 * MIB,
         ..wanted(inode, 0, 2 * MIB)
     };
     let plan = Layout::new(8 * MIB, 8).plan(&[1, 2, 3].map(small)).unwrap();

@@ -11,6 +11,7 @@ mod hostile;
 mod layout;
 mod placement;
 mod random;
+mod shared_pages;
 mod table;
 mod watch;
 
@@ -139,9 +140,13 @@ impl Bench {
         assert_eq!(self.memory.region_count(), regions.len());
         let mut places = Vec::new();
         for (region, file) in regions {
-            let place = self.memory.translate(region.user_address(), region.size());
-            let place = place.expect("a region has its place");
-            let last = region.size() - PAGE;
+            let mut placed = self.memory.table.regions.iter();
+            let placed = placed.find(|placed| placed.region == *region);
+            let place = placed.expect("a region has its place").window_offset();
+            let (user, size) = (region.user_address(), region.size());
+            let mut found = self.memory.table.places(user, size);
+            assert!(found.any(|at| at == place));
+            let last = region.size() - 8;
             for offset in [0, (last / 2) & !(PAGE - 1), last] {
                 let tag = file.tag(region.mmap_offset() + offset);
                 let mut bytes = [0; 8];

@@ -209,7 +209,7 @@ fn a_window_can_be_filled_to_the_last_page_again_and_again() {
         let file = TestFile::new(name, 14 * MIB);
         let low = region(0, 14 * MIB, 0);
         assert_eq!(bench.added(low, &file), 2 * MIB);
-        let (_, ticket) = bench.memory.remove(RemMemReg { region: low }).unwrap();
+        let (_, ticket) = bench.memory.remove(RemMemReg { region: low }, &[]).unwrap();
         bench.memory.settle(ticket, Outcome::Done).unwrap();
     }
     let mut tiny = Bench::with_limits(2 * MIB, 32);
@@ -226,7 +226,10 @@ fn removes_nothing_that_would_move_something_else() {
     let (low, high) = (region(0, MIB, 0), region(MIB, 3 * MIB, MIB));
     let table = [(low, &ram), (high, &ram)];
     bench.replaced(&table);
-    let error = bench.memory.remove(RemMemReg { region: low }).unwrap_err();
+    let error = bench
+        .memory
+        .remove(RemMemReg { region: low }, &[])
+        .unwrap_err();
     assert!(matches!(error, MemoryError::Indivisible), "{error}");
     bench.check(&table);
 }

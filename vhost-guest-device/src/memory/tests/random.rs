@@ -12,13 +12,16 @@ use proptest::prelude::*;
 use super::*;
 
 const FILES: usize = 3;
-const FILE_SIZE: u64 = 16 * MIB;
+/// The last page has a few bytes only.
+const FILE_SIZE: u64 = 16 * MIB + 0xb10;
 /// Small enough to be short of space now and then.
 const SMALL_WINDOW: u64 = 48 * MIB;
 
 /// What a region is made of: where in the frontend's guest (of 8 places), which
-/// file, which pages (in units of 256 KiB) of it.
-type Sketch = (u64, usize, u64, u64);
+/// file, which part of it (in units of 256 KiB), how far into the page it begins
+/// and how far behind the last one it ends, and whether it is at the same user
+/// address as all others with these bytes.
+type Sketch = (u64, usize, (u64, u64), (u64, u64), bool);
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -34,7 +37,10 @@ enum Step {
 }
 
 fn sketch() -> impl Strategy<Value = Sketch> {
-    (0..8_u64, 0..FILES, 0..64_u64, 1..33_u64)
+    let odd = || prop_oneof![3 => Just(0), 1 => Just(0xb10), 1 => Just(0x401)];
+    let part = (0..64_u64, 1..33_u64);
+    let alias = prop::bool::weighted(0.3);
+    (0..8_u64, 0..FILES, part, (odd(), odd()), alias)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -54,11 +60,18 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The region, if it lies in its file.
-fn draw((place, file, offset, length): Sketch) -> Option<(Region, usize)> {
+fn draw((place, file, (offset, length), (lead, tail), alias): Sketch) -> Option<(Region, usize)> {
     const UNIT: u64 = MIB / 4;
-    let (offset, size) = (offset * UNIT, length * UNIT);
+    let (offset, end) = (offset * UNIT + lead, (offset + length) * UNIT + tail);
+    let size = end - offset;
     // Neighbours touch if the first is as large as regions get.
-    (offset + size <= FILE_SIZE).then(|| (region(place * 8 * MIB, size, offset), file))
+    let guest = place * 8 * MIB + lead;
+    let user = match alias {
+        true => ((0x7e00 + file as u64) << 32) + offset,
+        false => 0x7f00_0000_0000 + guest,
+    };
+    let region = Region::new(guest, size, user, offset).unwrap();
+    (end <= FILE_SIZE).then_some((region, file))
 }
 
 /// An area, and where the driver was told to find it.
@@ -68,15 +81,37 @@ struct PlacedArea {
     place: u64,
     file: usize,
     offset: u64,
-    /// Bytes of the pages that hold it.
-    mapped: u64,
+    size: u64,
 }
 
 /// What the driver was told, in the simplest terms.
 #[derive(Clone, Default)]
 struct Model {
-    regions: Vec<(Region, usize)>,
+    /// Regions, their files and places.
+    regions: Vec<(Region, usize, u64)>,
     areas: Vec<PlacedArea>,
+}
+
+impl Model {
+    /// Bytes on the pages that it speaks of.
+    fn mapped(&self) -> u64 {
+        let regions = self.regions.iter();
+        let regions = regions.map(|(region, _, at)| (*at, at + region.size()));
+        let areas = self
+            .areas
+            .iter()
+            .map(|area| (area.place, area.place + area.size));
+        let pages = regions.chain(areas);
+        let pages = pages.map(|(from, to)| (from / PAGE * PAGE, to.next_multiple_of(PAGE)));
+        let mut pages: Vec<_> = pages.collect();
+        pages.sort_unstable();
+        let (mut bytes, mut end) = (0, 0);
+        for (from, to) in pages {
+            bytes += to.saturating_sub(from.max(end));
+            end = end.max(to);
+        }
+        bytes
+    }
 }
 
 /// Mapped ranges: window offset, file offset, length.
@@ -106,7 +141,12 @@ impl Run {
     }
 
     /// Takes the result of a change whose success makes the model `after`.
-    fn change(&mut self, after: Model, before: Mappings, result: Result<Ticket, MemoryError>) {
+    fn change(
+        &mut self,
+        after: Model,
+        (before, table): (Mappings, String),
+        result: Result<Ticket, MemoryError>,
+    ) {
         let mapped = self.bench.vmm.mappings();
         match result {
             Ok(ticket) => {
@@ -119,12 +159,20 @@ impl Run {
                 self.pending = Some((before_model, before, ticket));
             }
             Err(error) if error.is_fatal() => self.lost = true,
-            Err(_) => assert_eq!(mapped, before, "all or nothing"),
+            Err(_) => {
+                assert_eq!(mapped, before, "all or nothing");
+                assert_eq!(self.table(), table, "all or nothing");
+            }
         }
     }
 
+    /// What the device remembers of the frontend's messages.
+    fn table(&self) -> String {
+        format!("{:?}", self.bench.memory.table)
+    }
+
     fn step(&mut self, step: Step) {
-        let before = self.bench.vmm.mappings();
+        let before = (self.bench.vmm.mappings(), self.table());
         let mut after = self.model.clone();
         match step {
             Step::Replace(sketches) => {
@@ -133,36 +181,37 @@ impl Run {
                     (*region, self.bench.send(&self.files[*file]))
                 };
                 let Ok(table) = MemTable::new(regions.iter().map(send).collect()) else {
-                    return; // the message crate rejects it
+                    return; // the message crate rejects an empty one
                 };
-                after.regions = regions;
-                let result = self
-                    .bench
-                    .memory
-                    .replace(table, &[])
-                    .map(|(_, ticket)| ticket);
-                self.change(after, before, result);
+                let result = self.bench.memory.replace(table, &[]);
+                if let Ok((moved, _)) = &result {
+                    let places = moved.regions().map(Region::user_address);
+                    let placed = regions.into_iter().zip(places);
+                    after.regions = placed
+                        .map(|((region, file), at)| (region, file, at))
+                        .collect();
+                }
+                self.change(after, before, result.map(|(_, ticket)| ticket));
             }
             Step::Add(sketch) => {
                 let Some((region, file)) = draw(sketch) else {
                     return;
                 };
-                let result = self
-                    .bench
-                    .add(region, &self.files[file])
-                    .map(|(_, ticket)| ticket);
-                after.regions.push((region, file));
-                self.change(after, before, result);
+                let result = self.bench.add(region, &self.files[file]);
+                if let Ok((place, _)) = result {
+                    after.regions.push((region, file, place));
+                }
+                self.change(after, before, result.map(|(_, ticket)| ticket));
             }
             Step::Remove(index) => {
-                let Some((region, _)) = after.regions.get(index).copied() else {
+                let Some((region, ..)) = after.regions.get(index).copied() else {
                     return;
                 };
                 after.regions.remove(index);
                 let result = self
                     .bench
                     .memory
-                    .remove(RemMemReg { region })
+                    .remove(RemMemReg { region }, &[])
                     .map(|(_, ticket)| ticket);
                 self.change(after, before, result);
             }
@@ -170,13 +219,12 @@ impl Run {
                 let result = self.bench.area(area, &self.files[file], offset, size);
                 after.areas.retain(|other| other.area != area);
                 if let Ok((place, _)) = result {
-                    let mapped = (offset + size).next_multiple_of(PAGE) - offset / PAGE * PAGE;
                     after.areas.push(PlacedArea {
                         area,
                         place,
                         file,
                         offset,
-                        mapped,
+                        size,
                     });
                 }
                 self.change(after, before, result.map(|(_, ticket)| ticket));
@@ -206,18 +254,8 @@ impl Run {
         if outcome == Outcome::Refused {
             assert_eq!(self.bench.vmm.mappings(), mapped, "as if nothing had been");
         }
-        let regions: u64 = self
-            .model
-            .regions
-            .iter()
-            .map(|(region, _)| region.size())
-            .sum();
-        let areas: u64 = self.model.areas.iter().map(|area| area.mapped).sum();
-        assert_eq!(
-            self.bench.memory.mapped_bytes(),
-            regions + areas,
-            "no more, no less"
-        );
+        let mapped = self.bench.memory.mapped_bytes();
+        assert_eq!(mapped, self.model.mapped(), "no more, no less");
     }
 
     fn revoke(&mut self) {
@@ -240,8 +278,13 @@ impl Run {
         self.bench.check_books();
         if !self.lost {
             let regions = self.model.regions.iter();
-            let regions: Vec<_> = regions.map(|(r, file)| (*r, &self.files[*file])).collect();
-            self.bench.check(&regions);
+            let regions = regions.map(|(region, file, _)| (*region, &self.files[*file]));
+            self.bench.check(&regions.collect::<Vec<_>>());
+            for (region, _, place) in &self.model.regions {
+                let mut placed = self.bench.memory.table.regions.iter();
+                let stays = placed.any(|p| p.region == *region && p.window_offset() == *place);
+                assert!(stays, "{region:?} is elsewhere");
+            }
             for area in &self.model.areas {
                 let within = area.offset % PAGE;
                 let tag = self.files[area.file].tag(area.offset - within);

@@ -57,7 +57,7 @@ fn adds_regions_and_removes_them() {
     let message = RemMemReg {
         region: Region::new(guest, size, user, 0).unwrap(),
     };
-    let (moved, ticket) = bench.memory.remove(message).unwrap();
+    let (moved, ticket) = bench.memory.remove(message, &[]).unwrap();
     assert_eq!(moved.region.user_address(), place);
     assert_eq!(moved.region.mmap_offset(), 0);
     assert_eq!(
@@ -77,7 +77,7 @@ fn a_removal_that_the_driver_refuses_has_not_happened() {
     let ram = TestFile::new(1, 4 * MIB);
     let low = region(0, 4 * MIB, 0);
     bench.added(low, &ram);
-    let (_, ticket) = bench.memory.remove(RemMemReg { region: low }).unwrap();
+    let (_, ticket) = bench.memory.remove(RemMemReg { region: low }, &[]).unwrap();
     bench.memory.settle(ticket, Outcome::Refused).unwrap();
     bench.check(&[(low, &ram)]);
 }
@@ -105,7 +105,7 @@ fn one_change_waits_for_the_other() {
         Err(MemoryError::Pending)
     ));
     assert!(matches!(bench.add(high, &ram), Err(MemoryError::Pending)));
-    let removal = bench.memory.remove(RemMemReg { region: low });
+    let removal = bench.memory.remove(RemMemReg { region: low }, &[]);
     assert!(matches!(removal, Err(MemoryError::Pending)));
     assert!(matches!(
         bench.area(Area::Log, &ram, 0, 1),
@@ -201,7 +201,7 @@ fn one_removal_does_not_touch_other_regions_of_the_file() {
     let (low, high) = (region(0, MIB, 0), region(16 * MIB, MIB, MIB));
     let places = bench.replaced(&[(low, &ram), (high, &ram)]);
     bench.vmm.take_calls();
-    let (_, ticket) = bench.memory.remove(RemMemReg { region: low }).unwrap();
+    let (_, ticket) = bench.memory.remove(RemMemReg { region: low }, &[]).unwrap();
     bench.memory.settle(ticket, Outcome::Done).unwrap();
     let unmap = Call::Unmap {
         window_offset: places[0],
