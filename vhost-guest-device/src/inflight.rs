@@ -10,18 +10,33 @@
 //! only then is it mapped.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{fcntl_add_seals, fstat, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 
-use crate::fd::Reaper;
+use crate::fd::{FileIdentity, Reaper};
 
-/// The one record that was made last. Frontends may keep the files of earlier
-/// ones; these are emptied, so that nobody can make the VMM pay for many.
+/// The record that was made last, and the one that was set last. Frontends may
+/// keep the files of earlier ones; these are emptied, so that nobody can make the
+/// VMM pay for many.
+///
+/// A record that was set says what a backend has under way. A frontend that asks
+/// for another one, or a second frontend, must not empty it.
 #[derive(Debug)]
 pub(crate) struct InflightMemory {
     limit: u64,
-    latest: Option<OwnedFd>,
+    latest: Option<Made>,
+    set: Option<Made>,
+    /// The latest was set, and the guest has not answered yet.
+    pending: bool,
+}
+
+/// A file that was made for a record.
+#[derive(Debug)]
+struct Made {
+    file: OwnedFd,
+    identity: FileIdentity,
+    size: u64,
 }
 
 /// Why there is no memory.
@@ -46,30 +61,64 @@ impl InflightMemory {
         Self {
             limit,
             latest: None,
+            set: None,
+            pending: false,
         }
     }
 
     /// Makes the memory for a record of `size` bytes, all zero. Its size is
-    /// sealed. The one made before is emptied.
+    /// sealed. The one made before is emptied, if it was not set.
     pub(crate) fn make(&mut self, size: u64, reaper: &Reaper) -> Result<OwnedFd, InflightError> {
         let limit = self.limit;
         if size > limit {
             return Err(InflightError::TooLarge { size, limit });
         }
-        self.empty_latest(reaper)?;
         let memory = make(size).map_err(io::Error::from)?;
-        self.latest = Some(memory.try_clone()?);
+        let made = Made {
+            identity: FileIdentity::of(memory.as_fd())?,
+            file: memory.try_clone()?,
+            size,
+        };
+        if self.pending {
+            // The frontend went away before the guest's answer came. It counts
+            // on what it set.
+            self.keep_latest(reaper);
+        }
+        empty(self.latest.replace(made), reaper);
         Ok(memory)
     }
 
-    /// Punching a hole takes the file's lock, which the frontend may be
-    /// holding: a thread does it that nobody waits for.
-    fn empty_latest(&mut self, reaper: &Reaper) -> io::Result<()> {
-        if let Some(memory) = self.latest.take() {
-            let size = u64::try_from(fstat(&memory)?.st_size).unwrap_or(0);
-            reaper.empty(memory, size);
+    /// SET_INFLIGHT_FD with `file`, which may be one of somebody else's.
+    pub(crate) fn set(&mut self, file: Option<FileIdentity>) {
+        self.pending = self.is_latest(file);
+    }
+
+    /// The guest has the record in `file`: it took the one that was set last, or
+    /// did not and keeps the one before.
+    pub(crate) fn settle(&mut self, file: Option<FileIdentity>, reaper: &Reaper) {
+        if self.pending && self.is_latest(file) {
+            self.keep_latest(reaper);
         }
-        Ok(())
+        self.pending = false;
+    }
+
+    fn is_latest(&self, file: Option<FileIdentity>) -> bool {
+        let latest = self.latest.as_ref().map(|latest| latest.identity);
+        file.is_some() && file == latest
+    }
+
+    fn keep_latest(&mut self, reaper: &Reaper) {
+        let before = std::mem::replace(&mut self.set, self.latest.take());
+        self.pending = false;
+        empty(before, reaper);
+    }
+}
+
+/// Punching a hole takes the file's lock, which the frontend may be holding: a
+/// thread does it that nobody waits for.
+fn empty(made: Option<Made>, reaper: &Reaper) {
+    if let Some(made) = made {
+        reaper.empty(made.file, made.size);
     }
 }
 

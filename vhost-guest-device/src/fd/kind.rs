@@ -199,9 +199,21 @@ pub(crate) struct FileIdentity {
     inode: u64,
 }
 
-#[cfg(test)]
 impl FileIdentity {
+    /// Which file a descriptor of the device's own is.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self::from_attributes(&attributes(fd)?))
+    }
+
+    fn from_attributes(attributes: &Statx) -> Self {
+        Self {
+            device: (attributes.stx_dev_major, attributes.stx_dev_minor),
+            inode: attributes.stx_ino,
+        }
+    }
+
     /// A file that does not exist.
+    #[cfg(test)]
     pub(crate) fn numbered(inode: u64) -> Self {
         let device = (0, 0);
         Self { device, inode }
@@ -254,13 +266,9 @@ impl MemoryFd {
             Some(Err(e)) => return Err(FdError::Environment(e.into())),
             Some(Ok(_)) | None => page_size() as u64,
         };
-        let identity = FileIdentity {
-            device: (attributes.stx_dev_major, attributes.stx_dev_minor),
-            inode: attributes.stx_ino,
-        };
         Ok(Self {
             fd,
-            identity,
+            identity: FileIdentity::from_attributes(&attributes),
             page_size: page_size.max(1),
         })
     }

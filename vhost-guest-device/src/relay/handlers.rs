@@ -11,8 +11,8 @@
 //! replied. It either does everything or changes nothing.
 
 use vhost_guest_msg::{
-    DeviceState, FrontendRequest, Inflight, Iotlb, LogArea, LogBase, MemRegion, MemTable, OnlyFd,
-    RemMemReg, SetInflight, Verdict, VringAddr, VringFd,
+    DeviceState, FrontendRequest, Iotlb, LogArea, LogBase, MemRegion, MemTable, OnlyFd, RemMemReg,
+    SetInflight, Verdict, VringAddr, VringFd,
 };
 
 use crate::doorbells::Doorbell;
@@ -20,6 +20,7 @@ use crate::error::{Fault, Refusal};
 use crate::fd::{
     ChannelSocket, EventFd, FdError, FdKinds, ForeignFd, Pump, PumpError, StateFd, Stream,
 };
+use crate::inflight::InflightMemory;
 use crate::memory::{Area, Memory, MemoryError, Ticket};
 use crate::registers::{Registers, ServiceError};
 use crate::relay::session::Session;
@@ -30,6 +31,7 @@ pub(crate) struct Resources<'a> {
     pub memory: &'a mut Memory,
     pub session: &'a mut Session,
     pub kinds: &'a FdKinds,
+    pub inflight: &'a mut InflightMemory,
     pub pump: Option<&'a mut Pump>,
 }
 
@@ -172,7 +174,7 @@ pub(crate) fn carry_out(
             .map(Forward::plain),
         R::IotlbMsg(entry) => iotlb_msg(entry, on),
         R::SetBackendReqFd(socket) => set_backend_req_fd(socket),
-        R::GetInflightFd(record) => get_inflight_fd(record, on),
+        R::GetInflightFd(record) => Ok(Forward::then(R::GetInflightFd(record), Then::MakeInflight)),
         R::SetInflightFd(record) => set_inflight_fd(record, on),
         R::SetDeviceStateFd(state) => set_device_state_fd(state, on),
         // It has waited for the end of the transfer.
@@ -267,17 +269,6 @@ fn set_log_base(log: LogBase<ForeignFd>, on: &mut Resources<'_>) -> Result<Forwa
     Ok(Forward::then(request, Then::ShowLog(ticket, area)))
 }
 
-fn get_inflight_fd(record: Inflight, on: &mut Resources<'_>) -> Result<Forward, Refusal> {
-    let most = on.session.limits().max_queues;
-    if record.num_queues() > most {
-        let asked = record.num_queues();
-        let reason = format_args!("GET_INFLIGHT_FD: {asked} vrings, the device has {most}");
-        return Err(Fault::frontend(reason).into());
-    }
-    let request = FrontendRequest::GetInflightFd(record);
-    Ok(Forward::then(request, Then::MakeInflight))
-}
-
 fn set_inflight_fd(
     record: SetInflight<ForeignFd>,
     on: &mut Resources<'_>,
@@ -287,6 +278,7 @@ fn set_inflight_fd(
     let (offset, ticket) = on.memory.place_area(Area::Inflight, fd, offset, size)?;
     let placed = record.with_offset(offset).map_err(Refusal::request)?;
     let placed = SetInflight::new(placed, ()).map_err(Refusal::request)?;
+    on.inflight.set(on.memory.file_of(Area::Inflight));
     let then = Then::Settle(ticket, OnRefusal::Undo);
     Ok(Forward::then(FrontendRequest::SetInflightFd(placed), then))
 }

@@ -17,7 +17,7 @@ use crate::device::Device;
 use crate::doorbells::Doorbell;
 use crate::error::Fault;
 use crate::inflight::InflightError;
-use crate::memory::{Outcome, Ticket};
+use crate::memory::{Area, Outcome, Ticket};
 use crate::relay::handlers::{OnRefusal, Then};
 use crate::relay::{Connection, Duty, Step, REPLIES};
 
@@ -85,11 +85,17 @@ impl<M: GuestAddressSpace> Device<M> {
         let done = match then {
             Then::Nothing => Ok(()),
             Then::Settle(ticket, on_refusal) => self.settle(ticket, on_refusal, reply),
+            // A log without a size is a refusal, and passed on as such.
+            Then::ShowLog(ticket, _)
+                if matches!(reply, Reply::Log(LogReply::Echo { size: 0, .. })) =>
+            {
+                self.settle_memory(ticket, Outcome::Refused)
+            }
             Then::ShowLog(ticket, area) => {
                 // libvhost-user and DPDK answer with less than the payload,
                 // and rust-vmm's backend with an offset that is the guest's.
                 *reply = Reply::Log(LogReply::to(&area));
-                Ok(self.memory.settle(ticket, Outcome::Done)?)
+                self.settle_memory(ticket, Outcome::Done)
             }
             Then::MakeInflight => return self.make_inflight(reply),
             Then::StopVring(vring) => self.stop_vring(vring),
@@ -154,7 +160,15 @@ impl<M: GuestAddressSpace> Device<M> {
         } else {
             Outcome::Done
         };
-        Ok(self.memory.settle(ticket, outcome)?)
+        self.settle_memory(ticket, outcome)
+    }
+
+    /// The guest has processed a change of the window, or refused it.
+    pub(super) fn settle_memory(&mut self, ticket: Ticket, outcome: Outcome) -> Result<(), Fault> {
+        self.memory.settle(ticket, outcome)?;
+        let record = self.memory.file_of(Area::Inflight);
+        self.inflight.settle(record, &self.reaper);
+        Ok(())
     }
 
     /// The guest has stopped a ring: nothing of it fires any more.

@@ -7,10 +7,8 @@
 //! Order for each message: reserve a guest buffer → decode and check → acquire
 //! resources → commit → forward. Each message is handled once.
 
-use vhost_guest_msg::frontend::{SET_DEVICE_STATE_FD, SET_LOG_BASE};
 use vhost_guest_msg::{
-    Context, DecodeError, DeviceStateReply, Endian, FrontendRequest, LogReply, Message,
-    ProtocolFeatures, Reply, ReplyExpectation,
+    row, Channel, DecodeError, Endian, FrontendRequest, Message, Reason, Reply, ReplyExpectation,
 };
 use vm_memory::GuestAddressSpace;
 
@@ -23,6 +21,29 @@ use crate::relay::{Duty, Step, REQUESTS};
 
 type Request = Message<FrontendRequest<ForeignFd>>;
 
+/// A message that has the form of its request, with a value that nobody can
+/// comply with.
+struct Impossible {
+    code: u32,
+    need_reply: bool,
+    reason: Reason,
+}
+
+impl Impossible {
+    /// What has another form is the frontend's fault.
+    fn new(error: &DecodeError<ForeignFd>) -> Result<Self, Fault> {
+        let wrong = error.error();
+        if !wrong.is_well_formed() {
+            return Err(Fault::frontend(wrong));
+        }
+        Ok(Self {
+            code: wrong.code,
+            need_reply: error.need_reply(),
+            reason: wrong.reason,
+        })
+    }
+}
+
 impl<M: GuestAddressSpace> Device<M> {
     /// Moves one request of the frontend's to the guest.
     pub(crate) fn step_request(&mut self) -> Result<Step, Fault> {
@@ -33,8 +54,15 @@ impl<M: GuestAddressSpace> Device<M> {
             self.forward_barrier(ticket)?;
             return Ok(Step::Moved);
         }
-        let Some(message) = self.next_request()? else {
-            return Ok(Step::Idle);
+        let message = match self.next_request()? {
+            None => return Ok(Step::Idle),
+            Some(Ok(message)) => message,
+            Some(Err(error)) => {
+                self.statistics.requests += 1;
+                let (code, reason) = (error.code, error.reason);
+                self.refuse(code, error.need_reply, reason.to_string())?;
+                return Ok(Step::Moved);
+            }
         };
         if self.has_to_wait(&message.request) {
             if let Some(connection) = &mut self.connection {
@@ -74,18 +102,22 @@ impl<M: GuestAddressSpace> Device<M> {
         Ok(connection.request_buffer.is_some())
     }
 
-    /// The request that was held, or the next one from the socket.
-    fn next_request(&mut self) -> Result<Option<Request>, Fault> {
+    /// The request that was held, or the next one from the socket, which may be
+    /// one that nobody can comply with.
+    fn next_request(&mut self) -> Result<Option<Result<Request, Impossible>>, Fault> {
         let Some(connection) = &mut self.connection else {
             return Ok(None);
         };
         if let Some(message) = connection.held.take() {
-            return Ok(Some(message));
+            return Ok(Some(Ok(message)));
         }
         let session = &connection.session;
         connection.socket.receive(|frame| {
-            FrontendRequest::decode(frame, Endian::NATIVE, session.limits(), session.context())
-                .map_err(|error: DecodeError<ForeignFd>| Fault::frontend(error.error()))
+            let (limits, context) = (session.limits(), session.context());
+            match FrontendRequest::decode(frame, Endian::NATIVE, limits, context) {
+                Ok(message) => Ok(Ok(message)),
+                Err(error) => Impossible::new(&error).map(Err),
+            }
         })
     }
 
@@ -99,27 +131,36 @@ impl<M: GuestAddressSpace> Device<M> {
             request,
         } = message;
         let code = request.code();
-        let name = request.row().map_or("a request", |row| row.name);
         let mut resources = Resources {
             registers: &mut self.registers,
             memory: &mut self.memory,
             session: &mut connection.session,
             kinds: &self.kinds,
+            inflight: &mut self.inflight,
             pump: self.pump.as_mut(),
         };
         match handlers::carry_out(request, &mut resources) {
             Ok(forward) => self.forward(forward, need_reply),
             Err(Refusal::Fatal(fault)) => Err(fault),
-            Err(Refusal::Request(reason))
-                if has_refusal(code) || need_reply && connection.session.acknowledges() =>
-            {
+            Err(Refusal::Request(reason)) => self.refuse(code, need_reply, reason),
+        }
+    }
+
+    /// Answers a request that is not carried out, or disconnects a frontend that
+    /// would not read the answer. Nothing has changed.
+    fn refuse(&mut self, code: u32, need_reply: bool, reason: String) -> Result<(), Fault> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        let name = row(Channel::Main, code).map_or("a request", |row| row.name);
+        match Reply::refusal(code, need_reply, connection.session.context()) {
+            Some(refusal) => {
                 self.journal
                     .warn(format_args!("frontend: {name} refused: {reason}"));
-                let reply = refusal(code, connection.session.context());
-                let noted = connection.replies.expect_local(code, reply);
+                let noted = connection.replies.expect_local(code, refusal);
                 noted.map_err(Fault::frontend)
             }
-            Err(Refusal::Request(reason)) => Err(Fault::frontend(format_args!("{name}: {reason}"))),
+            None => Err(Fault::frontend(format_args!("{name}: {reason}"))),
         }
     }
 
@@ -141,28 +182,24 @@ impl<M: GuestAddressSpace> Device<M> {
             }
             None => {}
         }
-        let Some(connection) = &mut self.connection else {
-            return Ok(());
-        };
-        let acknowledges = connection.session.acknowledges();
+        let connection = self.connection.as_ref();
+        let acknowledges = connection.is_some_and(|c| c.session.acknowledges());
         // Memory that goes away needs the guest's proof that it has seen the
         // message, whether or not the frontend wants to hear of it.
-        let needs_proof = self.memory.needs_proof();
         let settles = matches!(then, Then::Settle(..));
-        let ask = need_reply || (settles && acknowledges && needs_proof);
+        let ask = need_reply || (settles && acknowledges && self.memory.needs_proof());
         if !(ask && acknowledges) {
             then = match then {
                 Then::Settle(ticket, _) => {
-                    if needs_proof {
-                        connection.barrier = Some(ticket);
-                    } else {
-                        self.memory.settle(ticket, Outcome::Done)?;
-                    }
+                    self.settle_unanswered(ticket)?;
                     Then::Nothing
                 }
                 other => other,
             };
         }
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
         let context = connection.session.context();
         let asked = ReplyExpectation::of(&request, need_reply, context);
         let pass = asked != ReplyExpectation::None;
@@ -173,6 +210,18 @@ impl<M: GuestAddressSpace> Device<M> {
             .expect(request.code(), expectation, duty)
             .map_err(Fault::frontend)?;
         self.deliver_request(&request, ask)
+    }
+
+    /// Settles a change that no acknowledgement will come for: at once, or behind
+    /// a barrier if it takes something away.
+    fn settle_unanswered(&mut self, ticket: Ticket) -> Result<(), Fault> {
+        if !self.memory.needs_proof() {
+            return self.settle_memory(ticket, Outcome::Done);
+        }
+        if let Some(connection) = &mut self.connection {
+            connection.barrier = Some(ticket);
+        }
+        Ok(())
     }
 
     /// Sends a `GET_FEATURES` of the device's own. Its reply proves that the
@@ -214,24 +263,5 @@ impl<M: GuestAddressSpace> Device<M> {
             self.registers.signal_queue(REQUESTS);
         }
         Ok(())
-    }
-}
-
-/// Whether a request is answered in any case, and the answer can be no.
-fn has_refusal(code: u32) -> bool {
-    code == SET_DEVICE_STATE_FD
-}
-
-/// What a refused request is answered with.
-fn refusal(code: u32, context: &Context) -> Reply {
-    let shares_log = ProtocolFeatures::LOG_SHMFD;
-    match code {
-        SET_DEVICE_STATE_FD => Reply::DeviceState(DeviceStateReply(1).without_fd()),
-        // Frontends that ask read a whole log, and would wait for ever for the
-        // rest of a number. One without a size is none.
-        SET_LOG_BASE if context.protocol_features.contains(shares_log) => {
-            Reply::Log(LogReply::Echo { size: 0, offset: 0 })
-        }
-        _ => Reply::Ack(1),
     }
 }

@@ -18,42 +18,13 @@ use vhost_guest_msg::ProtocolFeatures;
 use super::rig::{event, memory_file, message, words, Frontend, Rig, DOORBELLS, VRINGS, WINDOW};
 use super::siege::{assert_closed, assert_nothing_connected, receive_patiently, send, signalled};
 use super::siege::{Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
+use super::stage::word;
 use crate::relay::session::carried;
-
-type Attack<'a> = &'a mut dyn FnMut(&mut Frontend, u32);
 
 const NACK: u64 = 1;
 
 fn answer(code: u32, value: u64) -> Vec<u8> {
     message(code, REPLY, &words(&[value]))
-}
-
-/// What a frontend that asked for an answer gets to a refused request. The
-/// one to SET_LOG_BASE has the form that such frontends wait for.
-fn refusal(code: u32) -> Vec<u8> {
-    match code {
-        6 => message(6, REPLY, &words(&[0, 0])),
-        _ => answer(code, NACK),
-    }
-}
-
-/// The attack is refused, changes nothing, and costs no more than that if the
-/// frontend had asked for an acknowledgement; else it costs the connection.
-fn is_refused(siege: &mut Siege, code: u32, what: &str, attack: Attack<'_>) {
-    let mut frontend = siege.frontend(carried());
-    let before = siege.rig.vmm.mappings();
-    attack(&mut frontend, NEED_REPLY);
-    assert!(!siege.rig.needs_reset(), "{what}: lost");
-    assert_eq!(frontend.receive(), Some(refusal(code)), "{what}");
-    assert_eq!(siege.rig.receive(0), None, "{what}: forwarded");
-    assert_eq!(siege.rig.vmm.mappings(), before, "{what}");
-    assert_nothing_connected(&siege.rig, what);
-    // The same frontend goes on.
-    frontend.send(&message(1, PLAIN, &[]), &[]);
-    assert_eq!(siege.rig.receive(0), Some(message(1, PLAIN, &[])), "{what}");
-    drop(frontend);
-    assert!(siege.rig.needs_reset());
-    siege.costs_the_connection(carried(), what, |_, frontend| attack(frontend, PLAIN));
 }
 
 /// Every kind of descriptor that is at hand, with its name.
@@ -117,7 +88,7 @@ fn eventfds_that_are_none() {
     for (name, fd) in kinds().into_iter().filter(|(name, _)| *name != "eventfd") {
         for (code, payload) in [(12, &[1u64][..]), (13, &[1]), (14, &[1]), (7, &[])] {
             let what = format!("{name} for request {code}");
-            is_refused(&mut siege, code, &what, &mut |frontend, flags| {
+            siege.refuses(carried(), code, &what, &mut |frontend, flags| {
                 frontend.send(&message(code, flags, &words(payload)), &[fd.as_fd()]);
             });
         }
@@ -137,7 +108,7 @@ fn memory_that_is_none() {
             (32, words(&[SIZE, 0, 1 | 256 << 16])),
         ] {
             let what = format!("{name} for request {code}");
-            is_refused(&mut siege, code, &what, &mut |frontend, flags| {
+            siege.refuses(carried(), code, &what, &mut |frontend, flags| {
                 frontend.send(&message(code, flags, &payload), &[fd.as_fd()]);
             });
         }
@@ -152,7 +123,7 @@ fn channels_that_are_none() {
     // Connected, and the other end has no name: as good as any.
     let good = ["channel", "accepted"];
     for (name, fd) in kinds().into_iter().filter(|(name, _)| !good.contains(name)) {
-        is_refused(&mut siege, 21, name, &mut |frontend, flags| {
+        siege.refuses(carried(), 21, name, &mut |frontend, flags| {
             frontend.send(&message(21, flags, &[]), &[fd.as_fd()]);
         });
         assert_own_closed(fd, name);
@@ -180,10 +151,11 @@ fn table(regions: &[[u64; 4]]) -> Vec<u8> {
 }
 
 #[test]
-fn tables_that_are_malformed_disconnect() {
+fn tables_that_no_memory_has_are_refused() {
     const TOP: u64 = u64::MAX - 0xFFF;
     let mut siege = Siege::new();
     let cases: Vec<(&str, Regions)> = vec![
+        ("no region", vec![]),
         ("zero size", vec![[0, 0, USER, 0]]),
         ("guest overflow", vec![[TOP, 0x2000, USER, 0]]),
         ("user overflow", vec![[0, 0x2000, TOP, 0]]),
@@ -197,14 +169,58 @@ fn tables_that_are_malformed_disconnect() {
             vec![[0, SIZE, USER, 0], [2 * SIZE, SIZE, USER + 1, 0]],
         ),
         ("twice", vec![[0, SIZE, USER, 0]; 2]),
+        (
+            "one user address in two files",
+            vec![[0, SIZE, USER, 0], [2 * SIZE, SIZE, USER, 0]],
+        ),
     ];
     for (what, regions) in cases {
-        siege.costs_the_connection(carried(), what, |_, frontend| {
+        siege.refuses(carried(), 5, what, &mut |frontend, flags| {
             let fds: Vec<OwnedFd> = regions.iter().map(|_| memory_file(SIZE).into()).collect();
-            send(frontend, &message(5, NEED_REPLY, &table(&regions)), &fds);
+            send(frontend, &message(5, flags, &table(&regions)), &fds);
         });
     }
     siege.serves_the_next();
+}
+
+/// RAM of which the frontend's guest sees a part twice.
+#[test]
+fn two_guest_ranges_of_one_user_range_are_served() {
+    let mut siege = Siege::new();
+    let mut frontend = siege.frontend(carried());
+    let rig = &mut siege.rig;
+    let file = memory_file(2 * SIZE);
+    let regions = [[0, 2 * SIZE, USER, 0], [8 * SIZE, SIZE, USER + SIZE, SIZE]];
+    frontend.send(
+        &message(5, NEED_REPLY, &table(&regions)),
+        &[file.as_fd(), file.as_fd()],
+    );
+    let seen = rig.receive(0).expect("the table");
+    let [ram, alias] = [3, 7].map(|at| word(&seen, at));
+    assert!(alias >= ram + 2 * SIZE || alias + SIZE <= ram, "two places");
+    rig.reply(5, &words(&[0]));
+    assert_eq!(frontend.receive(), Some(answer(5, 0)));
+    rig.vmm.write_window(ram + SIZE, b"the same").unwrap();
+    let mut bytes = [0; 8];
+    rig.vmm.read_window(alias, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"the same");
+    // And a slot, over both.
+    let region = [0, 16 * SIZE, 2 * SIZE, USER, 0];
+    frontend.send(&message(37, NEED_REPLY, &words(&region)), &[file.as_fd()]);
+    let seen = rig.receive(0).expect("the slot");
+    rig.vmm
+        .read_window(word(&seen, 3) + SIZE, &mut bytes)
+        .unwrap();
+    assert_eq!(&bytes, b"the same");
+    rig.reply(37, &words(&[0]));
+    assert_eq!(frontend.receive(), Some(answer(37, 0)));
+    // A ring has one place.
+    frontend.send(
+        &message(9, PLAIN, &words(&[0, USER, USER, USER + SIZE, 0])),
+        &[],
+    );
+    let ring = rig.receive(0).expect("the ring");
+    assert_eq!([1, 3].map(|at| word(&ring, at)), [ram, ram + SIZE]);
 }
 
 #[test]
@@ -215,8 +231,7 @@ fn tables_that_cannot_be_mapped_are_refused() {
         ("beyond the file", vec![[0, SIZE + 0x1000, USER, 0]]),
         ("offset beyond the file", vec![[0, 0x1000, USER, SIZE]]),
         ("far beyond the file", vec![[0, 0x1000, USER, 1 << 62]]),
-        ("part of a page", vec![[0, 0x1001, USER, 0]]),
-        ("offset in a page", vec![[0, 0x1000, USER, 0x800]]),
+        ("a byte beyond the file", vec![[0, SIZE - 1, USER, 2]]),
         ("too large for the window", vec![[0, WINDOW, USER, 0]]),
         ("too much for the window", many),
         ("huge", vec![[0, 1 << 62, 0, 0]]),
@@ -229,7 +244,7 @@ fn tables_that_cannot_be_mapped_are_refused() {
             _ => SIZE,
         };
         let files: Vec<OwnedFd> = regions.iter().map(|_| memory_file(size).into()).collect();
-        is_refused(&mut siege, 5, what, &mut |frontend, flags| {
+        siege.refuses(carried(), 5, what, &mut |frontend, flags| {
             send(frontend, &message(5, flags, &table(&regions)), &files);
         });
         for file in files {
@@ -292,7 +307,7 @@ fn memory_slots_that_overlap_or_do_not_exist_are_refused() {
     for region in [
         [0, SIZE, 2 * USER, 0],
         [SIZE - page, SIZE, 2 * USER, 0],
-        [2 * SIZE, SIZE, USER, 0],
+        [2 * SIZE, SIZE, USER, page],
         [2 * SIZE, SIZE, USER - SIZE + page, 0],
     ] {
         frontend.send(&message(37, NEED_REPLY, &add(region)), &[file.as_fd()]);

@@ -233,7 +233,7 @@ fn descriptors_in_the_middle_of_a_message_disconnect() {
 }
 
 #[test]
-fn vrings_that_do_not_exist_disconnect() {
+fn vrings_that_do_not_exist_are_refused() {
     let mut siege = Siege::with_migration();
     let indexed = |row: &&Row| {
         let layouts = [Layout::VringState, Layout::VringAddr, Layout::VringFd];
@@ -245,10 +245,10 @@ fn vrings_that_do_not_exist_disconnect() {
                 continue;
             }
             let what = format!("{} of vring {index}", row.name);
-            siege.costs_the_connection(everything(), &what, |_, frontend| {
+            siege.refuses(everything(), row.code, &what, &mut |frontend, flags| {
                 let mut payload = sample(row);
                 payload[..4].copy_from_slice(&index.to_ne_bytes());
-                let bytes = message(row.code, NEED_REPLY, &payload);
+                let bytes = message(row.code, flags, &payload);
                 send(frontend, &bytes, &sample_fds(row));
             });
         }
@@ -257,7 +257,7 @@ fn vrings_that_do_not_exist_disconnect() {
 }
 
 #[test]
-fn values_out_of_range_disconnect() {
+fn values_out_of_range_are_refused() {
     let mut siege = Siege::with_migration();
     let num = |num: u64| words(&[num << 32]);
     let flags = |flags: u64| words(&[flags << 32, 0, 0, 0, 0]);
@@ -275,8 +275,6 @@ fn values_out_of_range_disconnect() {
         (13, words(&[1 << 63])),
         (18, num(2)),
         (23, num(2)),
-        (24, config(0, 5, 4)),
-        (24, config(0, 3, 4)),
         (24, config(0xFFFF_FFFF, 4, 4)),
         (25, config(4096, 4, 4)),
         (5, words(&[0])),
@@ -285,14 +283,21 @@ fn values_out_of_range_disconnect() {
     ];
     for (code, payload) in cases {
         let what = format!("request {code} with {payload:x?}");
-        siege.costs_the_connection(everything(), &what, |_, frontend| {
+        siege.refuses(everything(), code, &what, &mut |frontend, flags| {
             let fds = [event()];
             let fds = if matches!(code, 12 | 13) {
                 &fds[..]
             } else {
                 &[]
             };
-            send(frontend, &message(code, NEED_REPLY, &payload), fds);
+            send(frontend, &message(code, flags, &payload), fds);
+        });
+    }
+    // Another length than the message says it has.
+    for payload in [config(0, 5, 4), config(0, 3, 4)] {
+        let what = format!("{payload:x?}");
+        siege.costs_the_connection(everything(), &what, |_, frontend| {
+            send(frontend, &message(24, NEED_REPLY, &payload), &[]);
         });
     }
     siege.serves_the_next();

@@ -142,7 +142,7 @@ fn an_update_has_to_lie_in_one_region() {
 }
 
 #[test]
-fn malformed_entries_disconnect() {
+fn malformed_entries_disconnect_and_impossible_ones_are_refused() {
     let entry = words(&[0x1000, 0x1000, 0x7000_0000, 0x0203]);
     let kind = |kind: u64| words(&[0x1000, 0x1000, 0x7000_0000, 3 | kind << 8]);
     for payload in [
@@ -150,6 +150,13 @@ fn malformed_entries_disconnect() {
         entry[..26].to_vec(),
         entry[..31].to_vec(),
         [&entry[..], &[0]].concat(),
+    ] {
+        let (mut rig, mut frontend) = behind_an_iommu();
+        frontend.send(&message(22, 0x9, &payload), &[]);
+        assert!(rig.needs_reset(), "{payload:x?}");
+        assert_eq!(rig.receive(0), None);
+    }
+    for payload in [
         // What only a backend says, and what nobody does.
         kind(1),
         kind(4),
@@ -162,8 +169,11 @@ fn malformed_entries_disconnect() {
     ] {
         let (mut rig, mut frontend) = behind_an_iommu();
         frontend.send(&message(22, 0x9, &payload), &[]);
-        assert!(rig.needs_reset(), "{payload:x?}");
         assert_eq!(rig.receive(0), None);
+        let refusal = message(22, 0x5, &words(&[1]));
+        assert_eq!(frontend.receive(), Some(refusal), "{payload:x?}");
+        frontend.send(&message(22, 0x1, &payload), &[]);
+        assert!(rig.needs_reset(), "nobody waits for an answer");
     }
     let (mut rig, mut frontend) = behind_an_iommu();
     let file = memory_file(MIB);

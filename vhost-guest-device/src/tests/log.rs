@@ -275,6 +275,25 @@ fn an_address_of_a_log_is_refused_with_what_its_sender_waits_for() {
 }
 
 #[test]
+fn a_log_that_the_guest_refuses_leaves_the_old_one() {
+    let features = ProtocolFeatures::LOG_SHMFD | ProtocolFeatures::REPLY_ACK;
+    let (mut rig, mut frontend) = rig::negotiated(features);
+    let file = memory_file(4 * LOG_SIZE);
+    frontend.send(&log(LOG_SIZE, 0), &[file.as_fd()]);
+    placed(&mut rig);
+    rig.reply(6, &[]);
+    frontend.receive();
+    let mapped = rig.vmm.mappings();
+    let request = message(6, 0x9, &words(&[LOG_SIZE, 2 * LOG_SIZE]));
+    frontend.send(&request, &[file.as_fd()]);
+    placed(&mut rig);
+    let refusal = words(&[0, 0]);
+    rig.reply(6, &refusal);
+    assert_eq!(frontend.receive(), Some(message(6, 0x5, &refusal)));
+    assert_eq!(rig.vmm.mappings(), mapped);
+}
+
+#[test]
 fn a_log_that_cannot_be_mapped_leaves_the_old_one() {
     // Who asks for an answer waits for a whole log (rust-vmm's frontend, in
     // vhost/src/vhost_user/frontend.rs of commit 4e217d99, and with it Cloud

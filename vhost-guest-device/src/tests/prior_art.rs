@@ -86,6 +86,7 @@ fn overlapping_regions_in_a_table_that_replaces_another() {
     for second in [
         [0x8000, SIZE, 2 * USER, 0],
         [SIZE, SIZE, USER + 0x8000, 0],
+        [SIZE, SIZE, USER, 1],
         [0, SIZE, USER, 0],
     ] {
         let (mut rig, mut frontend) = rig::negotiated(ProtocolFeatures::REPLY_ACK);
@@ -94,7 +95,9 @@ fn overlapping_regions_in_a_table_that_replaces_another() {
         let table = [words(&[2, 0, SIZE, USER, 0]), words(&second)].concat();
         let fds = [file.as_fd(), file.as_fd()];
         frontend.send(&message(5, NEED_REPLY, &table), &fds);
-        assert!(rig.needs_reset());
+        rig.run();
+        let refusal = message(5, REPLY, &words(&[1]));
+        assert_eq!(frontend.receive(), Some(refusal));
         assert_eq!(rig.vmm.mappings(), mapped);
     }
 }

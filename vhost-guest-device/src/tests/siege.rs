@@ -100,6 +100,37 @@ impl Siege {
         self.assert_lost(frontend, what);
     }
 
+    /// A well-formed request is refused and changes nothing. It costs no more
+    /// than that if its frontend reads the answer; else it costs the connection.
+    pub(crate) fn refuses(
+        &mut self,
+        features: ProtocolFeatures,
+        code: u32,
+        what: &str,
+        attack: &mut dyn FnMut(&mut Frontend, u32),
+    ) {
+        for flags in [NEED_REPLY, PLAIN] {
+            let Some(refusal) = refusal(code, flags == NEED_REPLY) else {
+                self.costs_the_connection(features, what, |_, frontend| attack(frontend, flags));
+                continue;
+            };
+            let mut frontend = self.frontend(features);
+            let before = self.rig.vmm.mappings();
+            attack(&mut frontend, flags);
+            assert!(!self.rig.needs_reset(), "{what}: lost");
+            assert_eq!(frontend.receive(), Some(refusal), "{what}");
+            assert_eq!(self.rig.receive(0), None, "{what}: forwarded");
+            assert_eq!(self.rig.vmm.mappings(), before, "{what}");
+            assert_nothing_connected(&self.rig, what);
+            // The same frontend goes on.
+            let next = message(frontend::GET_FEATURES, PLAIN, &[]);
+            frontend.send(&next, &[]);
+            assert_eq!(self.rig.receive(0), Some(next), "{what}");
+            drop(frontend);
+            assert!(self.rig.needs_reset());
+        }
+    }
+
     /// A frontend that behaves is served.
     pub(crate) fn serves_the_next(&mut self) {
         let mut frontend = self.frontend(ProtocolFeatures::MQ);
@@ -110,6 +141,23 @@ impl Siege {
         let reply = message(frontend::GET_FEATURES, REPLY, &words(&[5]));
         assert_eq!(frontend.receive(), Some(reply));
     }
+}
+
+/// How a request is refused, if that can be said. Those with a reply of their
+/// own are refused in its terms.
+fn refusal(code: u32, asked: bool) -> Option<Vec<u8>> {
+    use frontend::{GET_CONFIG, GET_INFLIGHT_FD, SET_DEVICE_STATE_FD, SET_LOG_BASE};
+    use frontend::{GET_VRING_BASE, GET_VRING_BASE_SKIP_DRAIN};
+    let payload = match code {
+        GET_CONFIG => vec![],
+        GET_INFLIGHT_FD => words(&[0, 0, 0]),
+        SET_DEVICE_STATE_FD => words(&[0x101]),
+        GET_VRING_BASE | GET_VRING_BASE_SKIP_DRAIN => return None,
+        _ if !asked => return None,
+        SET_LOG_BASE => words(&[0, 0]),
+        _ => words(&[1]),
+    };
+    Some(message(code, REPLY, &payload))
 }
 
 /// Neither doorbells nor kicks of a frontend's are connected.
