@@ -6,14 +6,14 @@
 //!
 //! | request | descriptor | offset in it |
 //! |---|---|---|
-//! | SET_MEM_TABLE, ADD_MEM_REG | the region, out of the window | 0 |
+//! | SET_MEM_TABLE, ADD_MEM_REG | the region, out of the window | below a page |
 //! | SET_LOG_BASE, SET_INFLIGHT_FD | the area, out of the window | below a page |
 //! | SET_VRING_KICK | an eventfd that the device signals | |
 //! | SET_VRING_CALL, _ERR, SET_LOG_FD | an eventfd that rings a doorbell | |
 //! | SET_BACKEND_REQ_FD | a socket | |
 //! | SET_DEVICE_STATE_FD | a pipe | |
 //!
-//! Each region has a file that begins with it. Backends map a file from its
+//! Each region has a file that begins with its first page. Backends map a file from its
 //! beginning, whatever the offset; with the window itself, they would map all of
 //! it for each region. DPDK adds the offset of the log to its mapping twice, and
 //! can have none but 0.
@@ -124,15 +124,12 @@ fn add_mem_reg(device: &impl Device, added: &MemRegion<()>) -> Result<Outgoing, 
     Ok(Outgoing::new(request, [fd]))
 }
 
-/// A region, at the beginning of a file of its own.
+/// A region, in the first page of a file of its own.
 fn open(device: &impl Device, region: &Region) -> Result<(Region, OwnedFd), End> {
     let (user, size) = (region.user_address(), region.size());
-    let fd = device.open_region(user, size);
-    let region = Region::new(region.guest_address(), size, user, 0);
-    Ok((
-        region.map_err(|e| End::FrontendFault(e.to_string()))?,
-        fd.map_err(End::device("opening a region"))?,
-    ))
+    let (offset, fd) = open_area(device, user, size)?;
+    let region = Region::new(region.guest_address(), size, user, offset);
+    Ok((region.map_err(|e| End::FrontendFault(e.to_string()))?, fd))
 }
 
 fn set_log_base(device: &impl Device, log: LogBase<()>) -> Result<Outgoing, End> {
@@ -159,7 +156,7 @@ fn open_area(device: &impl Device, offset: u64, size: u64) -> Result<(u64, Owned
     let lead = offset % page_size() as u64;
     let fd = device
         .open_region(offset - lead, size.saturating_add(lead))
-        .map_err(End::device("opening an area"))?;
+        .map_err(End::device("opening a part of the window"))?;
     Ok((lead, fd))
 }
 

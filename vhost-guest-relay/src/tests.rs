@@ -95,6 +95,20 @@ fn gives_each_region_a_file_that_begins_with_it() {
 }
 
 #[test]
+fn presents_a_region_that_begins_within_a_page_at_an_offset_below_one() {
+    let mut rig = Rig::new();
+    let region = region(0x3b10, 0x14f0, 0x20_3b10);
+    rig.frontend_sends(&Request::AddMemReg(MemRegion { region, fd: () }));
+    let (received, fds) = rig.backend_receives();
+    let Request::AddMemReg(MemRegion { region: seen, .. }) = received else {
+        panic!("{received:?}")
+    };
+    assert_eq!((seen.user_address(), seen.size()), (0x20_3b10, 0x14f0));
+    assert_eq!((seen.mmap_offset(), fds.len()), (0xb10, 1));
+    assert_eq!(rig.regions_opened(), [(0x20_3000, 0x2000)]);
+}
+
+#[test]
 fn presents_logs_and_records_at_offsets_below_a_page() {
     let mut rig = Rig::new();
     rig.negotiate(ProtocolFeatures::LOG_SHMFD | ProtocolFeatures::INFLIGHT_SHMFD);
