@@ -52,8 +52,8 @@ const TSS: usize = 0xFFFB_D000;
 const IDENTITY_MAP: u64 = 0xFFFB_C000;
 /// Interrupt lines of the I/O APIC.
 const LINES: u32 = 24;
-/// Memory slots for one window: as many as vhost-user frontends expect.
-const WINDOW_SLOTS: u32 = 512;
+/// Memory slots for one window: as many as it can have mappings.
+const WINDOW_SLOTS: u32 = 6 * (509 + 2);
 
 /// A machine with one vCPU.
 pub struct Machine {

@@ -34,7 +34,8 @@ pub trait SharedMemoryMapper: Send + Sync {
     ///
     /// `window_offset`, `fd_offset` and `length` are multiples of the host's
     /// page size (of the file's page size for hugetlbfs); the range lies within
-    /// the window, and nothing is mapped in it.
+    /// the window, and nothing is mapped in it. The file may end within the last
+    /// page of it, and did not end before when it was looked at.
     ///
     /// Cost: a system call or two, more in a VMM whose devices are jailed.
     ///
