@@ -107,7 +107,7 @@ fn counts(rows: &[Row<'_>]) -> BTreeMap<char, usize> {
 #[test]
 fn every_test_that_is_named_exists() {
     let mut missing = Vec::new();
-    for name in ["conformance.md", "defects.md", "messages.md"] {
+    for name in ["conformance.md", "defects.md", "messages.md", "refusals.md"] {
         let text = document(name);
         let tests = tests_in(&text);
         assert!(tests.len() > 50, "{name} names {} tests", tests.len());
