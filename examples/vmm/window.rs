@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,6 +35,9 @@ pub struct Arena {
     size: usize,
     /// Length of each mapping, by window offset.
     mappings: Mutex<BTreeMap<u64, u64>>,
+    /// The files of mappings, if they are kept, and where they begin there.
+    files: Mutex<BTreeMap<u64, (OwnedFd, u64)>>,
+    keeps_files: AtomicBool,
     loses_dirty_log: AtomicBool,
 }
 
@@ -62,6 +65,8 @@ impl Arena {
             base: reservation,
             size,
             mappings: Mutex::default(),
+            files: Mutex::default(),
+            keeps_files: AtomicBool::new(false),
             loses_dirty_log: AtomicBool::new(false),
         };
         if padding > ALIGNMENT {
@@ -79,6 +84,28 @@ impl Arena {
     /// control for tests of migration.
     pub fn lose_dirty_log(&self) {
         self.loses_dirty_log.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps the files of what is mapped from now on, for [`file`](Self::file). A
+    /// VMM does not: to close a file of a frontend's may take for ever.
+    pub fn keep_files(&self) {
+        self.keeps_files.store(true, Ordering::Relaxed);
+    }
+
+    /// A file that begins with the `size` bytes at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is mapped there as a whole, or what is mapped there is not the
+    /// beginning of its file.
+    pub fn file(&self, offset: u64, size: u64) -> io::Result<OwnedFd> {
+        let mappings = self.lock();
+        let fits = mappings.get(&offset).is_some_and(|length| *length >= size);
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        match files.get(&offset) {
+            Some((file, 0)) if fits => file.try_clone(),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 
     /// The first byte. All of [`size`](Self::size) bytes can be read and
@@ -189,6 +216,11 @@ impl SharedMemoryMapper for Arena {
             return Err(error);
         }
         mappings.insert(window_offset, length);
+        if self.keeps_files.load(Ordering::Relaxed) {
+            let file = (fd.try_clone_to_owned()?, fd_offset);
+            let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            files.insert(window_offset, file);
+        }
         Ok(())
     }
 
@@ -199,6 +231,8 @@ impl SharedMemoryMapper for Arena {
         }
         self.clear(window_offset, length as usize)?;
         mappings.remove(&window_offset);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.remove(&window_offset);
         Ok(())
     }
 
@@ -210,7 +244,7 @@ impl SharedMemoryMapper for Arena {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::fd::AsFd;
 
     use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 
@@ -249,6 +283,24 @@ mod tests {
         arena.unmap(PAGE, PAGE).unwrap();
         assert_eq!(load(&arena, 4096), 0);
         assert_eq!(arena.mappings(), 0);
+    }
+
+    #[test]
+    fn gives_the_file_of_a_whole_mapping() {
+        let arena = Arena::new(1 << 21).unwrap();
+        arena.map(0, memfd(1).as_fd(), 0, PAGE).unwrap();
+        assert!(arena.file(0, PAGE).is_err(), "it was not to be kept");
+        arena.keep_files();
+        arena.map(0, memfd(2).as_fd(), PAGE, PAGE).unwrap();
+        assert!(arena.file(0, PAGE).is_err(), "its file begins before");
+        arena.map(0, memfd(2).as_fd(), 0, 2 * PAGE).unwrap();
+        store(&arena, 5, 7);
+        let mut byte = [0];
+        rustix::io::pread(arena.file(0, PAGE).unwrap(), &mut byte, 5).unwrap();
+        assert_eq!(byte, [7]);
+        assert!(arena.file(0, 3 * PAGE).is_err() && arena.file(PAGE, PAGE).is_err());
+        arena.unmap(0, 2 * PAGE).unwrap();
+        assert!(arena.file(0, PAGE).is_err());
     }
 
     #[test]

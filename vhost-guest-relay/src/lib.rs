@@ -55,4 +55,8 @@ mod socket;
 mod tests;
 mod transfer;
 
+pub use device::Device;
+pub use error::Failure;
+pub use peer::{Listener, Peer};
 pub use program::main;
+pub use service::Service;

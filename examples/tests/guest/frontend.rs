@@ -74,6 +74,12 @@ impl Frontend {
         Ok(fds)
     }
 
+    /// Waits until the other side closes the connection; whether it says nothing
+    /// before.
+    pub fn has_been_left(&self) -> bool {
+        std::io::Read::read(&mut &self.stream, &mut [0]).unwrap() == 0
+    }
+
     fn reply(&self, request: &Request) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let mut header = [0; HEADER_SIZE];
         let fds = self.receive(&mut header)?;

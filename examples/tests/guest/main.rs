@@ -2,9 +2,11 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A device with the driver and a backend of the test's behind it, and a
-//! frontend whose guest has a ring: what a guest has to get right itself.
+//! A device with the driver and a backend of the test's behind it, or the relay and
+//! one that others wrote, and a frontend whose guest has a ring: what a guest has to
+//! get right itself.
 
+mod chain;
 mod crashes;
 mod disk;
 mod frontend;

@@ -69,6 +69,17 @@ impl Vm {
         protocol: ProtocolFeatures,
     ) -> io::Result<Frontend> {
         let frontend = Frontend::connect(socket)?;
+        self.negotiate(&frontend, protocol)?;
+        if self.plan.recorded {
+            self.bring_record(&frontend)?;
+        }
+        let base = self.ring.known_base();
+        self.start_ring(&frontend, base)?;
+        Ok(frontend)
+    }
+
+    /// Negotiates these protocol features, and shares the memory.
+    pub fn negotiate(&self, frontend: &Frontend, protocol: ProtocolFeatures) -> io::Result<()> {
         let offered = frontend.ask_u64(&Request::GetFeatures)?;
         let features = self.features();
         assert_eq!(features.bits() & !offered, 0);
@@ -78,13 +89,7 @@ impl Vm {
         frontend.tell(&Request::SetProtocolFeatures(protocol))?;
         frontend.order(&Request::SetFeatures(features), &[])?;
         frontend.order(&Request::SetOwner, &[])?;
-        frontend.order(&self.ring.table(), &[self.ring.fd()])?;
-        if self.plan.recorded {
-            self.bring_record(&frontend)?;
-        }
-        let base = self.ring.known_base();
-        self.start_ring(&frontend, base)?;
-        Ok(frontend)
+        frontend.order(&self.ring.table(), &[self.ring.fd()])
     }
 
     /// The same record in all lives of the backend.
@@ -106,17 +111,55 @@ impl Vm {
     }
 
     pub fn start_ring(&self, frontend: &Frontend, base: u32) -> io::Result<()> {
-        let (index, fd) = (0, Some(()));
+        self.prepare_ring(frontend, base)?;
+        let (index, enable) = (0, true);
+        frontend.order(&Request::SetVringEnable(VringEnable { index, enable }), &[])
+    }
+
+    /// All but the end of it.
+    pub fn prepare_ring(&self, frontend: &Frontend, base: u32) -> io::Result<()> {
+        let index = 0;
         let num = VringNum::new(index, NUM).unwrap();
         frontend.order(&Request::SetVringNum(num), &[])?;
         frontend.order(&Request::SetVringBase(VringBase { index, base }), &[])?;
         frontend.order(&self.ring.address(), &[])?;
+        self.send_call(frontend)?;
+        self.send_kick(frontend)
+    }
+
+    fn send_call(&self, frontend: &Frontend) -> io::Result<()> {
+        let (index, fd) = (0, Some(()));
         let call = Request::SetVringCall(VringFd { index, fd });
-        frontend.order(&call, &[self.call.as_fd()])?;
+        frontend.order(&call, &[self.call.as_fd()])
+    }
+
+    fn send_kick(&self, frontend: &Frontend) -> io::Result<()> {
+        let (index, fd) = (0, Some(()));
         let kick = Request::SetVringKick(VringFd { index, fd });
-        frontend.order(&kick, &[self.kick.as_fd()])?;
-        let enable = true;
-        frontend.order(&Request::SetVringEnable(VringEnable { index, enable }), &[])
+        frontend.order(&kick, &[self.kick.as_fd()])
+    }
+
+    /// Takes another eventfd for calls, and looks at the old one no more.
+    pub fn replace_call(&mut self, frontend: &Frontend) -> io::Result<()> {
+        self.call = event();
+        self.send_call(frontend)
+    }
+
+    /// Takes another eventfd for kicks.
+    pub fn replace_kick(&mut self, frontend: &Frontend) -> io::Result<()> {
+        self.kick = event();
+        self.send_kick(frontend)
+    }
+
+    /// Waits for a call for as long as anybody could take for it.
+    pub fn wait_for_call(&self) {
+        let mut fds = [PollFd::new(&self.call, PollFlags::IN)];
+        let patience = Timespec {
+            tv_sec: 120,
+            tv_nsec: 0,
+        };
+        assert_eq!(poll(&mut fds, Some(&patience)), Ok(1), "no call");
+        rustix::io::read(&self.call, &mut [0; 8]).unwrap();
     }
 
     /// Kicks, and waits a moment for a call; `false` if the backend is gone.
