@@ -21,7 +21,8 @@ use crate::window::Window;
 #[derive(Clone, Debug)]
 pub struct Memory {
     window: Window,
-    /// In the order of guest addresses, not overlapping, inside the window.
+    /// In the order of guest addresses, which do not overlap, inside the
+    /// window. There, two may be at one place: RAM that the guest sees twice.
     regions: Vec<Region>,
     log: Option<DirtyLog>,
     /// Writes are to be logged.
@@ -99,10 +100,14 @@ impl Memory {
         true
     }
 
-    /// Adds a region; `false` if it is outside the window, overlaps another,
-    /// or is one too many.
+    /// Adds a region; `false` if it is outside the window, has guest addresses
+    /// of another, or is one too many.
     pub(crate) fn add(&mut self, region: &Region) -> bool {
-        let apart = |other: &Region| region.check_apart(other).is_ok();
+        // No sum overflows, says `Region`.
+        let end = |region: &Region| region.guest_address() + (region.size() - 1);
+        let apart = |other: &Region| {
+            end(region) < other.guest_address() || end(other) < region.guest_address()
+        };
         if self.regions.len() >= MAX_REGIONS
             || !self.fits(region)
             || !self.regions.iter().all(apart)
@@ -282,12 +287,51 @@ mod tests {
     fn rejects_overlaps_and_unknown_removals() {
         let mut memory = memory(&[(0x1000, 0x1000, 0x1000)]);
         assert!(!memory.add(&region(0x1800, 0x1000, 0x4000)));
-        assert!(!memory.add(&region(0x8000, 0x1000, 0x1800)));
+        assert!(!memory.add(&region(0x1000, 1, 0x4000)));
+        assert!(!memory.add(&region(0x1fff, 1, 0x4000)));
+        assert!(!memory.add(&region(0, 0x1001, 0x4000)));
         assert!(!memory.remove(&region(0x1000, 0x800, 0x1000)));
         let same = Region::new(0x1000, 0x1000, 0x1000, 0x7000).unwrap();
         assert!(memory.remove(&same));
         assert!(!memory.remove(&same));
         assert_eq!(memory.translate(0x1000), None);
+    }
+
+    #[test]
+    fn memory_may_be_seen_twice_by_its_guest() {
+        let mut memory = memory(&[(0x1000, 0x1000, 0x4000)]);
+        assert!(memory.add(&region(0x8000, 0x1800, 0x4800)));
+        assert_eq!(memory.translate(0x1900), Some((0x4900, 0x700)));
+        assert_eq!(memory.translate(0x8100), Some((0x4900, 0x1700)));
+        // The other one stays.
+        assert!(memory.remove(&region(0x1000, 0x1000, 0x4000)));
+        assert_eq!(memory.translate(0x1900), None);
+        assert_eq!(memory.guest_address(0x4900, 1), Some(0x8100));
+    }
+
+    #[test]
+    fn translates_to_the_byte_whatever_pages_are() {
+        // Of no whole pages, from anywhere, two in one page, one behind the
+        // other, and up to the last address there is.
+        let sizes = [(0x3, 0x3b10, 0x1003), (0x3b13, 0x4ed, 0x4b13)];
+        let mut memory = memory(&sizes);
+        assert!(memory.add(&region(u64::MAX - 0x10, 0x10, 0x7ffd)));
+        for (address, place) in [
+            (0x2, None),
+            (0x3, Some((0x1003, 0x3b10))),
+            (0x3b12, Some((0x4b12, 1))),
+            (0x3b13, Some((0x4b13, 0x4ed))),
+            (0x3fff, Some((0x4fff, 1))),
+            (0x4000, None),
+            (u64::MAX - 0x11, None),
+            (u64::MAX - 0x10, Some((0x7ffd, 0x10))),
+            (u64::MAX - 1, Some((0x800c, 1))),
+            (u64::MAX, None),
+        ] {
+            assert_eq!(memory.translate(address), place, "{address:#x}");
+        }
+        assert_eq!(memory.guest_address(0x4b12, 1), Some(0x3b12));
+        assert_eq!(memory.guest_address(0x4b12, 2), None);
     }
 
     #[test]
