@@ -172,7 +172,8 @@ pub trait Backend {
     fn reset(&mut self) {}
 
     /// How many requests of a vring are handled in one turn, before other
-    /// vrings, calls and messages have theirs.
+    /// vrings, calls and messages have theirs. A turn also ends behind a few
+    /// megabytes of requests, whatever this says.
     fn budget(&self) -> u16 {
         32
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use vhost_guest_msg::{Region, VirtioFeatures, VringAddr};
 
-use crate::fake_ring::{GPA, LEN, USER};
+use crate::fake_ring::{GPA, LEN, TURN, USER};
 use crate::memory::Memory;
 use crate::vring::{forward, Ring, Vring};
 use crate::window::Window;
@@ -201,7 +201,7 @@ impl PackedBench {
     }
 
     pub fn ring(&mut self) -> Ring<'_> {
-        Ring::new(&mut self.vring, &self.memory, 64)
+        Ring::new(&mut self.vring, &self.memory, TURN)
     }
 
     /// Takes and completes all requests; returns (what was read, writable

@@ -8,7 +8,7 @@
 use vhost_guest_msg::{Region, VirtioFeatures, VringAddr};
 
 use crate::memory::Memory;
-use crate::vring::{Ring, Vring};
+use crate::vring::{Budget, Ring, Vring, TURN_BYTES};
 use crate::window::Window;
 
 /// Guest physical address of the memory, and where that is in the window.
@@ -19,6 +19,12 @@ pub(crate) const LEN: u64 = 0x10_0000;
 const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
+
+/// More than a test has requests.
+pub(crate) const TURN: Budget = Budget {
+    requests: 64,
+    bytes: TURN_BYTES,
+};
 
 /// A vring of the frontend's guest, its own side.
 pub(crate) struct GuestRing {
@@ -179,7 +185,7 @@ impl Bench {
     }
 
     pub fn ring(&mut self) -> Ring<'_> {
-        Ring::new(&mut self.vring, &self.memory, 64)
+        Ring::new(&mut self.vring, &self.memory, TURN)
     }
 
     /// Takes and completes all requests, answering what they read; returns

@@ -18,6 +18,7 @@ use crate::device::{Events, Inbound, Outbound};
 use crate::error::Error;
 use crate::port::Port;
 use crate::transport::Wake;
+use crate::vring::TURN_BYTES;
 
 use session::Session;
 
@@ -106,6 +107,8 @@ pub struct Server<P: Port, B> {
     device: P,
     backend: B,
     session: Session,
+    /// Whose turn is the first.
+    first_ring: u16,
     stop: Stop,
     message: Vec<u8>,
     statistics: Statistics,
@@ -131,6 +134,7 @@ impl<P: Port, B: Backend> Server<P, B> {
             device,
             backend,
             session,
+            first_ring: 0,
             stop,
             message: Vec::new(),
             statistics: Statistics::default(),
@@ -206,8 +210,10 @@ impl<P: Port, B: Backend> Server<P, B> {
             return Ok(Turn::Busy);
         }
         // Vrings first: what was kicked before a message was sent is old.
+        let left = self.session.resubmits();
         let busy_rings = self.process_rings(&events);
-        let busy_messages = match self.process_messages()? {
+        let resubmitting = self.session.resubmits() < left;
+        let busy_messages = match self.process_messages(resubmitting)? {
             Ok(busy) => busy,
             Err(disconnect) => {
                 self.statistics.faults += 1;
@@ -246,54 +252,64 @@ impl<P: Port, B: Backend> Server<P, B> {
         Ok(())
     }
 
-    /// Gives each vring that has requests a turn; whether some have more.
+    /// Gives each vring that has requests a turn, as far as there is time; the
+    /// rest are first the next time. Whether some have more.
     fn process_rings(&mut self, events: &Events) -> bool {
-        let mut busy = false;
-        for index in 0..self.session.queues() {
+        let (mut busy, mut bytes) = (false, TURN_BYTES);
+        let queues = self.session.queues();
+        let first = self.first_ring.min(queues);
+        for index in (first..queues).chain(0..first) {
             let kicked = self.device.kicked(events, index);
-            let Some((vring, memory)) = self.session.take_turn(index, kicked) else {
+            if bytes == 0 {
+                busy |= self.session.postpone(index, kicked);
                 continue;
-            };
-            let mut more = vring.process(&mut self.backend, memory, index, &mut self.statistics);
-            let logged = core::mem::take(&mut vring.logged);
-            if vring.take_call() {
-                self.device.call(index);
-                self.statistics.calls += 1;
             }
-            if let Some(fault) = vring.fault() {
-                more = false;
-                self.statistics.ring_faults += 1;
-                self.last_fault = Some(Disconnect::Ring(fault));
-                if vring.err {
-                    self.device.signal_error(index);
-                }
+            busy |= self.process_ring(index, kicked, &mut bytes);
+            if bytes == 0 {
+                self.first_ring = index + 1;
             }
-            self.session.set_pending(index, more);
-            if logged && self.session.log_signal {
-                self.device.signal_log();
-            }
-            busy |= more;
         }
         busy
     }
 
-    /// Handles the requests that an earlier backend left, before the next
-    /// message may stop their vring: where a vring stops counts them as done.
-    fn resubmit(&mut self) {
-        let mut left = self.session.resubmits();
-        while left > 0 {
-            self.process_rings(&Events::none());
-            let now = self.session.resubmits();
-            if now >= left {
-                // The backend does not take them.
-                return;
-            }
-            left = now;
+    /// Gives the vring a turn of `bytes`, if it has requests; whether it has
+    /// more.
+    fn process_ring(&mut self, index: u16, kicked: bool, bytes: &mut u64) -> bool {
+        let Some((vring, memory)) = self.session.take_turn(index, kicked) else {
+            return false;
+        };
+        let spent = (&mut self.statistics, bytes);
+        let mut more = vring.process(&mut self.backend, memory, index, spent);
+        let logged = core::mem::take(&mut vring.logged);
+        if vring.take_call() {
+            self.device.call(index);
+            self.statistics.calls += 1;
         }
+        if let Some(fault) = vring.fault() {
+            more = false;
+            self.statistics.ring_faults += 1;
+            self.last_fault = Some(Disconnect::Ring(fault));
+            if vring.err {
+                self.device.signal_error(index);
+            }
+        }
+        self.session.set_pending(index, more);
+        if logged && self.session.log_signal {
+            self.device.signal_log();
+        }
+        more
     }
 
     /// Handles messages; whether there may be more.
-    fn process_messages(&mut self) -> Result<Result<bool, Disconnect>, Error> {
+    ///
+    /// While requests that an earlier backend left are handled, turn by turn,
+    /// messages wait: the next one may stop their vring, and where a vring
+    /// stops counts them as done. If the backend does not take them, nothing
+    /// waits for that.
+    fn process_messages(
+        &mut self,
+        mut resubmitting: bool,
+    ) -> Result<Result<bool, Disconnect>, Error> {
         let taken = self.device.receive(Inbound::Replies, &mut self.message)?;
         // The server never asks for a reply, so what this is is of no matter.
         let mut busy = taken;
@@ -301,6 +317,9 @@ impl<P: Port, B: Backend> Server<P, B> {
             if !self.flush_reply()? {
                 // An interrupt tells when there is room.
                 return Ok(Ok(busy));
+            }
+            if resubmitting && self.session.resubmits() > 0 {
+                return Ok(Ok(true));
             }
             if !self.device.receive(Inbound::Requests, &mut self.message)? {
                 self.announce_config_change()?;
@@ -318,7 +337,7 @@ impl<P: Port, B: Backend> Server<P, B> {
             {
                 return Ok(Err(disconnect));
             }
-            self.resubmit();
+            resubmitting = true;
         }
         Ok(Ok(true))
     }

@@ -29,6 +29,7 @@ use crate::window::{Window, Word};
 pub use chain::Chain;
 pub use fault::RingFault;
 pub use ring::Ring;
+pub(crate) use ring::{Budget, TURN_BYTES};
 
 use chain::Segment;
 pub(crate) use descriptor::{Descriptor, Request};
@@ -111,9 +112,10 @@ pub(crate) struct Vring {
 
 impl Vring {
     /// SET_VRING_NUM; `false` for a number that such a vring cannot have, or
-    /// while it runs.
+    /// while it runs. Before the frontend has said what kind of vring it is,
+    /// that shows when it starts.
     pub fn set_num(&mut self, num: u16) -> bool {
-        let valid = self.is_size(num) && !self.started;
+        let valid = (self.features.is_empty() || self.is_size(num)) && !self.started;
         if valid {
             self.num = num;
         }
@@ -121,9 +123,10 @@ impl Vring {
     }
 
     /// SET_VRING_ADDR; `false` if the parts are misaligned or not in the
-    /// frontend's memory. A vring that runs moves on there.
+    /// frontend's memory. A vring that runs moves on there. Before its size is
+    /// known, that shows when it starts.
     pub fn set_address(&mut self, address: VringAddr, memory: &Memory) -> bool {
-        if self.locate(&address, memory) == Err(Lost::Nowhere) {
+        if self.num != 0 && self.locate(&address, memory) == Err(Lost::Nowhere) {
             return false;
         }
         self.address = Some(address);
@@ -147,7 +150,8 @@ impl Vring {
     pub fn set_base(&mut self, base: u32) -> bool {
         let [a, b, c, d] = base.to_le_bytes();
         let (low, high) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
-        let valid = (high == 0 || self.will_be_packed()) && !self.started;
+        let packed = self.features.is_empty() || self.will_be_packed();
+        let valid = (high == 0 || packed) && !self.started;
         if valid {
             (self.next_avail, self.used_idx) = (low, high);
             self.placed = true;
@@ -223,6 +227,8 @@ impl Vring {
     /// if it lacks a size or an address, or the record of its requests is
     /// unsound.
     pub fn start(&mut self, memory: &Memory, features: VirtioFeatures) -> bool {
+        // Without protocol features there is no SET_VRING_ENABLE.
+        self.enabled |= !features.contains(VirtioFeatures::PROTOCOL_FEATURES);
         if self.started {
             return true;
         }
@@ -250,6 +256,23 @@ impl Vring {
             self.call = call;
         }
         started
+    }
+
+    /// Whether requests of an earlier backend wait, which only the record has.
+    pub fn has_resubmits(&self) -> bool {
+        !self.resubmit.is_empty()
+    }
+
+    /// SET_INFLIGHT_FD: where requests are recorded from now on, if they are;
+    /// `false` if the vring runs, and that is unsound: it is out of use then.
+    pub fn set_record(&mut self, record: Option<Record>, memory: &Memory) -> bool {
+        self.record = record;
+        if self.started {
+            // Nothing is in flight: it is as if it had started here.
+            (self.opened, self.told) = (false, true);
+            self.memory_changed(memory);
+        }
+        !self.started || self.fault != Some(RingFault::Record)
     }
 
     /// Looks at what an earlier backend left in the ring.

@@ -103,16 +103,6 @@ impl Events {
     pub const fn raised(&self) -> &VectorSet {
         &self.raised
     }
-
-    /// Nothing has happened.
-    pub(crate) const fn none() -> Self {
-        Self {
-            config: false,
-            messages: false,
-            raised: VectorSet::new(),
-            all: false,
-        }
-    }
 }
 
 impl<T: Transport> Device<T> {

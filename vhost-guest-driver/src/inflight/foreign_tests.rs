@@ -12,6 +12,7 @@ use super::foreign::{Packed, PackedBackend, Split, SplitBackend};
 use super::{packed_tests, tests};
 use crate::crash;
 use crate::fake_packed::START;
+use crate::fake_ring::TURN;
 use crate::vring::{Chain, Ring, Vring};
 use crate::window::Window;
 
@@ -185,7 +186,7 @@ fn check_split(writer: Option<Split>, start: u16, steps: &[Step], after: (&[Step
                 None => {
                     assert!(world.restart());
                     vring = core::mem::take(&mut world.bench.vring);
-                    Box::new(Ours(Ring::new(&mut vring, &memory, 64), Vec::new()))
+                    Box::new(Ours(Ring::new(&mut vring, &memory, TURN), Vec::new()))
                 }
             };
             for step in steps {
@@ -215,7 +216,7 @@ fn check_packed(writer: Option<Packed>, steps: &[Step], after: (&[Step], u32)) {
                 None => {
                     assert!(world.restart());
                     vring = core::mem::take(&mut world.bench.vring);
-                    Box::new(Ours(Ring::new(&mut vring, &memory, 64), Vec::new()))
+                    Box::new(Ours(Ring::new(&mut vring, &memory, TURN), Vec::new()))
                 }
             };
             for step in steps {

@@ -19,7 +19,7 @@ use crate::backend::Backend;
 use crate::carried::Carried;
 use crate::memory::Memory;
 use crate::port::Port;
-use crate::vring::{Ring, RingFault, Vring};
+use crate::vring::{Budget, Ring, RingFault, Vring};
 
 /// Why a frontend was disconnected, or one of its vrings is out of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -123,6 +123,17 @@ impl Session {
         turn.then_some((vring, &self.memory))
     }
 
+    /// There was no time for the vring; whether it would have had a turn.
+    pub fn postpone(&mut self, index: u16, kicked: bool) -> bool {
+        let index = usize::from(index);
+        let vring = self.vrings.get(index);
+        let (Some(pending), Some(vring)) = (self.pending.get_mut(index), vring) else {
+            return false;
+        };
+        *pending |= kicked;
+        (*pending || vring.polled) && vring.is_active()
+    }
+
     pub fn set_pending(&mut self, index: u16, pending: bool) {
         if let Some(slot) = self.pending.get_mut(usize::from(index)) {
             *slot = pending;
@@ -221,18 +232,24 @@ impl Session {
 }
 
 impl Vring {
-    /// One turn of the backend's; whether there may be more to do.
+    /// One turn of the backend's, of `bytes` that become fewer; whether there
+    /// may be more to do.
     pub(super) fn process(
         &mut self,
         backend: &mut impl Backend,
         memory: &Memory,
         index: u16,
-        statistics: &mut Statistics,
+        (statistics, bytes): (&mut Statistics, &mut u64),
     ) -> bool {
         self.suppress_kicks();
-        let mut ring = Ring::new(self, memory, backend.budget().max(1));
+        let budget = Budget {
+            requests: backend.budget().max(1),
+            bytes: *bytes,
+        };
+        let mut ring = Ring::new(self, memory, budget);
         backend.process(index, &mut ring);
         statistics.requests += u64::from(ring.completed());
+        *bytes = ring.budget().bytes;
         // A backend need not have used its budget up, nor emptied the vring.
         let exhausted = ring.is_exhausted();
         // One that waits for a translation is looked at when that comes.

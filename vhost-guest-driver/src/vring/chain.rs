@@ -47,6 +47,8 @@ pub struct Chain<'m> {
     readable: usize,
     to_read: u64,
     to_write: u64,
+    /// Descriptors that it consists of.
+    descriptors: u64,
     /// Segment and offset in it of the next read, and of the next write.
     reader: (usize, u64),
     writer: (usize, u64),
@@ -143,6 +145,7 @@ impl<'m> Chain<'m> {
             readable: 0,
             to_read: 0,
             to_write: 0,
+            descriptors: 0,
             reader: (0, 0),
             writer: (0, 0),
         };
@@ -212,6 +215,7 @@ impl<'m> Chain<'m> {
     }
 
     fn append(&mut self, memory: &Memory, descriptor: Descriptor) -> Result<(), Halt> {
+        self.descriptors += 1;
         let writable = descriptor.flags & WRITE != 0;
         let total = if writable {
             &mut self.to_write
@@ -258,6 +262,12 @@ impl<'m> Chain<'m> {
             self.readable = self.segments.len();
         }
         Ok(())
+    }
+
+    /// How much there is to do, in bytes: also where there is nothing to read
+    /// or to write, descriptors are looked at.
+    pub(super) fn work(&self) -> u64 {
+        self.to_read + self.to_write + DESCRIPTOR_LEN * self.descriptors
     }
 
     /// Bytes that are left to read.

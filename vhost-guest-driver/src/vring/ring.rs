@@ -7,21 +7,33 @@
 use super::{Chain, RingFault, Vring};
 use crate::memory::Memory;
 
+/// Bytes of requests that are handed out in one turn, and no more than one
+/// request beyond: what a message of the frontend's may have to wait for.
+pub(crate) const TURN_BYTES: u64 = 4 << 20;
+
+/// How much may be done in a turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    pub requests: u16,
+    pub bytes: u64,
+}
+
 /// The requests of a vring, for one turn of
 /// [`Backend::process`](crate::Backend::process).
 ///
 /// A turn has a budget, so that a busy vring does not keep others, or
-/// messages of the frontend, waiting.
+/// messages of the frontend, waiting: so many requests, and so many bytes of
+/// them, since one alone may have gigabytes.
 #[derive(Debug)]
 pub struct Ring<'m> {
     vring: &'m mut Vring,
     memory: &'m Memory,
-    budget: u16,
+    budget: Budget,
     completed: u32,
 }
 
 impl<'m> Ring<'m> {
-    pub(crate) fn new(vring: &'m mut Vring, memory: &'m Memory, budget: u16) -> Self {
+    pub(crate) fn new(vring: &'m mut Vring, memory: &'m Memory, budget: Budget) -> Self {
         Self {
             vring,
             memory,
@@ -36,8 +48,7 @@ impl<'m> Ring<'m> {
     /// If the frontend wants requests to be recorded (`INFLIGHT_SHMFD`), a
     /// request that is taken and not completed comes again after a crash.
     pub fn next_chain(&mut self) -> Option<Chain<'m>> {
-        self.budget = self.budget.checked_sub(1)?;
-        if !self.vring.is_active() {
+        if self.is_exhausted() || !self.vring.is_active() {
             return None;
         }
         let (mut request, again) = match self.vring.resubmit.pop_front() {
@@ -62,6 +73,8 @@ impl<'m> Ring<'m> {
             }
         }
         chain.request = request;
+        self.budget.requests -= 1;
+        self.budget.bytes = self.budget.bytes.saturating_sub(chain.work());
         Some(chain)
     }
 
@@ -82,6 +95,11 @@ impl<'m> Ring<'m> {
 
     /// Whether the budget ended the turn: there may be more requests.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.budget == 0
+        self.budget.requests == 0 || self.budget.bytes == 0
+    }
+
+    /// What is left of the budget.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget
     }
 }

@@ -4,7 +4,7 @@
 
 use super::notify::{NO_INTERRUPT, NO_NOTIFY};
 use super::*;
-use crate::fake_ring::{Bench, GuestRing, Noise, GPA, INDIRECT, LEN, USER, WRITE};
+use crate::fake_ring::{Bench, GuestRing, Noise, GPA, INDIRECT, LEN, TURN, USER, WRITE};
 
 const PLAIN: VirtioFeatures = VirtioFeatures::VERSION_1;
 const EVENT: VirtioFeatures = PLAIN.union(VirtioFeatures::RING_EVENT_IDX);
@@ -254,13 +254,53 @@ fn a_turn_ends_with_its_budget() {
     for _ in 0..3 {
         bench.guest.add(&[(GPA, 1, 0)]);
     }
-    let mut ring = Ring::new(&mut bench.vring, &bench.memory, 2);
+    let budget = Budget {
+        requests: 2,
+        ..TURN
+    };
+    let mut ring = Ring::new(&mut bench.vring, &bench.memory, budget);
     for _ in 0..2 {
         let chain = ring.next_chain().unwrap();
         ring.complete(chain, 0);
     }
     assert!(ring.next_chain().is_none() && ring.is_exhausted());
     assert_eq!(bench.drain().len(), 1);
+}
+
+#[test]
+fn a_turn_ends_with_the_request_that_is_too_much_for_it() {
+    // Each of 1000 bytes and two descriptors.
+    for (bytes, requests) in [(1, 1), (1031, 1), (1032, 1), (1033, 2), (3096, 3)] {
+        let mut bench = Bench::new(8, PLAIN);
+        for _ in 0..4 {
+            bench
+                .guest
+                .add(&[(GPA, 400, 0), (GPA + 0x6000, 600, WRITE)]);
+        }
+        let budget = Budget { bytes, ..TURN };
+        let mut ring = Ring::new(&mut bench.vring, &bench.memory, budget);
+        for _ in 0..requests {
+            let chain = ring.next_chain().unwrap();
+            ring.complete(chain, 0);
+        }
+        assert!(ring.next_chain().is_none() && ring.is_exhausted());
+        assert_eq!(bench.drain().len(), 4 - requests, "{bytes}");
+    }
+}
+
+#[test]
+fn requests_without_bytes_are_work_too() {
+    let mut bench = Bench::new(8, PLAIN);
+    for _ in 0..2 {
+        bench
+            .guest
+            .add(&[(GPA, 0, 0), (GPA, 0, 0), (GPA, 0, WRITE)]);
+    }
+    let budget = Budget { bytes: 48, ..TURN };
+    let mut ring = Ring::new(&mut bench.vring, &bench.memory, budget);
+    let chain = ring.next_chain().unwrap();
+    ring.complete(chain, 0);
+    assert!(ring.next_chain().is_none() && ring.is_exhausted());
 }
 
 #[test]
