@@ -8,8 +8,8 @@
 use alloc::vec::Vec;
 
 use vhost_guest_msg::{
-    Config, DeviceStateReply, FrontendRequest, Inflight, Iotlb, LogBase, LogReply, MemTable,
-    ProtocolFeatures, Region, Reply, Transfer, VirtioFeatures, VringAddr, VringBase,
+    Config, Context, DeviceStateReply, FrontendRequest, Inflight, Iotlb, LogBase, LogReply,
+    MemTable, ProtocolFeatures, Region, Reply, Transfer, VirtioFeatures, VringAddr, VringBase,
 };
 
 use super::session::Session;
@@ -73,6 +73,9 @@ impl Session {
         if gate.is_none_or(|gate| !gate.is_open(&self.context)) {
             return Err(NOT_NEGOTIATED);
         }
+        if request.resets_device() {
+            self.reset_device(backend);
+        }
         match request {
             R::GetFeatures => {
                 return Ok(Some(Reply::Features(offered_features(backend))));
@@ -111,13 +114,8 @@ impl Session {
             }
             R::IotlbMsg(entry) => self.translate(&entry)?,
             R::SetInflightFd(set) => self.set_inflight(set.inflight())?,
-            R::ResetDevice => self.reset_device(backend),
-            R::SetStatus(status) => {
-                self.status = status & 0xff;
-                if self.status == 0 {
-                    self.reset_device(backend);
-                }
-            }
+            R::ResetDevice => {}
+            R::SetStatus(status) => self.status = status & 0xff,
             R::GetStatus => return Ok(Some(Reply::U64(self.status))),
             R::SendRarp(rarp) => refuse_unless(backend.send_rarp(rarp.mac))?,
             R::NetSetMtu(mtu) => refuse_unless(backend.set_mtu(mtu))?,
@@ -199,16 +197,9 @@ impl Session {
         if !self.offered(backend).contains(features) {
             return Err(NOT_OFFERED);
         }
-        // Each of them needs the one before.
-        let needs = [
-            ProtocolFeatures::INFLIGHT_SHMFD,
-            ProtocolFeatures::GET_VRING_BASE_INFLIGHT,
-            ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN,
-        ];
-        if !needs.map(|needed| !features.contains(needed)).is_sorted() {
-            return Err("a feature without the one that it needs");
-        }
         self.context.protocol_features = features;
+        self.negotiate_logging();
+        self.memory_changed();
         Ok(())
     }
 
@@ -232,13 +223,8 @@ impl Session {
         if !offered_features(backend).contains(features) {
             return Err(NOT_OFFERED);
         }
-        let logging = features.contains(VirtioFeatures::LOG_ALL);
-        let acked = self.context.protocol_features;
-        if logging && !acked.contains(ProtocolFeatures::LOG_SHMFD) {
-            return Err("a log that is not shared");
-        }
         self.context.features = features;
-        self.memory.set_logging(logging);
+        self.negotiate_logging();
         let translating = features.contains(VirtioFeatures::ACCESS_PLATFORM);
         self.memory.set_translating(translating);
         backend.set_features(features);
@@ -252,6 +238,18 @@ impl Session {
             *pending = true;
         }
         Ok(())
+    }
+
+    /// Without LOG_SHMFD no log can come, and nothing waits for one.
+    fn negotiate_logging(&mut self) {
+        let Context {
+            features,
+            protocol_features,
+            ..
+        } = self.context;
+        let shared = protocol_features.contains(ProtocolFeatures::LOG_SHMFD);
+        let logging = features.contains(VirtioFeatures::LOG_ALL);
+        self.memory.set_logging(logging && shared);
     }
 
     fn translate(&mut self, entry: &Iotlb) -> Result<(), Reason> {
@@ -302,8 +300,7 @@ impl Session {
         }
     }
 
-    /// Vrings that the record has no room for are not recorded. None may run:
-    /// the device takes an older record away.
+    /// Vrings that the record has no room for are not recorded.
     fn set_inflight(&mut self, inflight: &Inflight) -> Result<(), Reason> {
         let window = self.memory.window();
         let packed = self.has_packed_rings();
@@ -311,14 +308,15 @@ impl Session {
         for (index, _) in (0..inflight.num_queues()).zip(&self.vrings) {
             records.push(Record::new(window, inflight, index, packed).ok_or(BAD_RECORD)?);
         }
-        if self.vrings.iter().any(Vring::is_started) {
-            return Err("a vring runs");
+        if self.vrings.iter().any(Vring::has_resubmits) {
+            return Err("requests of the record before wait");
         }
         let mut records = records.into_iter();
+        let mut sound = true;
         for vring in &mut self.vrings {
-            vring.record = records.next();
+            sound &= vring.set_record(records.next(), &self.memory);
         }
-        Ok(())
+        sound.then_some(()).ok_or(BAD_RECORD)
     }
 
     fn has_packed_rings(&self) -> bool {
@@ -344,6 +342,7 @@ impl Session {
         for vring in &mut self.vrings {
             vring.reset();
         }
+        self.status = 0;
         self.transfer.spoil();
         backend.reset();
         backend.set_features(self.context.features);

@@ -4,12 +4,15 @@
 
 //! A frontend, the scripted device, and a server between them.
 
+mod budget;
+mod frontends;
 mod inflight;
 mod iotlb;
 mod lifecycle;
 mod messages;
 mod migration;
 mod network;
+mod resets;
 mod rings;
 mod state;
 
@@ -174,6 +177,12 @@ impl Setup {
     }
 
     fn negotiate_with(&mut self, more: ProtocolFeatures) {
+        self.negotiate_protocol(more);
+        let features = VirtioFeatures::VERSION_1 | VirtioFeatures::PROTOCOL_FEATURES | F_OWN;
+        self.send(&Request::SetFeatures(features));
+    }
+
+    fn negotiate_protocol(&mut self, more: ProtocolFeatures) {
         self.send(&Request::SetProtocolFeatures(
             more | ProtocolFeatures::REPLY_ACK
                 | ProtocolFeatures::LOG_SHMFD
@@ -185,8 +194,6 @@ impl Setup {
                 | ProtocolFeatures::RESET_DEVICE
                 | ProtocolFeatures::STATUS,
         ));
-        let features = VirtioFeatures::VERSION_1 | VirtioFeatures::PROTOCOL_FEATURES | F_OWN;
-        self.send(&Request::SetFeatures(features));
     }
 
     /// Runs the server until it has nothing left to do.

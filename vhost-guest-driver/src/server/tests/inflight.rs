@@ -120,6 +120,21 @@ fn records_of_packed_vrings_are_longer() {
 }
 
 #[test]
+fn a_vring_that_need_not_drain_may_do_without_the_record() {
+    let mut setup = Setup::new();
+    setup.send(&Request::SetProtocolFeatures(
+        ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN | ProtocolFeatures::REPLY_ACK,
+    ));
+    setup.send(&Request::SetFeatures(VirtioFeatures::VERSION_1));
+    setup.share_memory();
+    let mut ring = setup.start_ring(0);
+    ring.add(&[(GPA, 1, 0)]);
+    setup.kick(0);
+    let body = setup.ask(&Request::GetVringBaseSkipDrain(VringSelect { index: 0 }));
+    assert_eq!(body[4..], 1u32.to_le_bytes());
+}
+
+#[test]
 fn stops_without_a_drain_where_it_stands() {
     let (mut setup, ring) = crashed_with_two();
     for message in [
@@ -230,20 +245,42 @@ fn forgets_what_was_taken_with_the_record_of_it() {
 }
 
 #[test]
-fn rejects_records_while_a_vring_runs() {
+fn a_record_may_be_replaced_while_a_vring_runs() {
     let (mut setup, mut ring) = recording();
-    assert!(!setup.acked(&set(record())));
-    assert!(setup.acked(&enable(0, false)));
-    assert!(!setup.acked(&set(record())), "disabled is not stopped");
-    setup.stop_ring(0);
+    let mut serve = |setup: &mut Setup| {
+        ring.add(&[(GPA, 1, 0)]);
+        setup.kick(0);
+        ring.used().is_some()
+    };
+    assert!(serve(&mut setup));
+    // The same once more, and then another one.
+    assert!(setup.acked(&set(record())) && serve(&mut setup));
     let other = record().with_offset(RECORD + 0x2000).unwrap();
-    assert!(setup.acked(&set(other)));
-    setup.restart_ring(0, &ring, 0);
-    ring.add(&[(GPA, 1, 0)]);
-    setup.kick(0);
-    let window = &setup.fake.window;
-    assert_eq!(window.load_le::<u16>(RECORD + 14), Ok(0));
-    assert_eq!(window.load_le::<u16>(RECORD + 0x2000 + 14), Ok(1));
+    assert!(setup.acked(&set(other)) && serve(&mut setup));
+    let window = setup.fake.window.clone();
+    assert_eq!(window.load_le::<u16>(RECORD + 14), Ok(2));
+    assert_eq!(window.load_le::<u16>(RECORD + 0x2000 + 14), Ok(3));
+    // One that is unsound is none: the vring is out of use with it.
+    window.store_le(RECORD + 8, 7u16).unwrap();
+    assert!(!setup.acked(&set(record())));
+    assert!(!serve(&mut setup));
+    assert!(!setup.disconnected());
+}
+
+#[test]
+fn a_record_with_requests_that_wait_is_not_replaced() {
+    let (mut setup, ring) = crashed_with_two();
+    for message in [
+        Request::SetVringNum(VringNum::new(0, 8).unwrap()),
+        Request::SetVringAddr(ring.address(0)),
+        kick(0),
+    ] {
+        assert!(setup.acked(&message));
+    }
+    let other = record().with_offset(RECORD + 0x2000).unwrap();
+    assert!(!setup.acked(&set(other)));
+    assert!(setup.acked(&enable(0, true)));
+    assert_eq!((used_idx(&ring), setup.stop_ring(0)), (2, 2));
 }
 
 #[test]

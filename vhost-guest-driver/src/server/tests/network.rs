@@ -71,26 +71,6 @@ fn refuses_what_the_backend_has_not_offered() {
 }
 
 #[test]
-fn features_need_what_they_are_made_of() {
-    let inflight = ProtocolFeatures::INFLIGHT_SHMFD;
-    let suspend = ProtocolFeatures::GET_VRING_BASE_INFLIGHT;
-    let skip_drain = ProtocolFeatures::GET_VRING_BASE_SKIP_DRAIN;
-    for (features, good) in [
-        (inflight | suspend, true),
-        (inflight | suspend | skip_drain, true),
-        (suspend, false),
-        (inflight | skip_drain, false),
-        (suspend | skip_drain, false),
-        (skip_drain, false),
-    ] {
-        let mut setup = Setup::new();
-        let features = features | ProtocolFeatures::REPLY_ACK;
-        setup.send(&Request::SetProtocolFeatures(features));
-        assert_eq!(setup.disconnected(), !good, "{features:?}");
-    }
-}
-
-#[test]
 fn serves_256_vrings() {
     let backend = Echo {
         vrings: 300,
