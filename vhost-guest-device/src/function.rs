@@ -22,10 +22,11 @@ use crate::builder::Services;
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::options::Options;
+use crate::ordered::Ordered;
 use crate::pci::{BarMove, BarSpec};
 use crate::poller;
 use crate::statistics::Statistics;
-use crate::worker::{lock, Guarded, Shared, Worker};
+use crate::worker::{Shared, Worker};
 
 /// A vhost-guest device: a PCI function that serves vhost-user to frontends
 /// from inside a guest.
@@ -106,8 +107,8 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         let _ = rustix::param::page_size();
         let device = Device::new(listener, options, services)?;
         let bars = device.registers.bars();
-        let device = Arc::new(Guarded::new(device));
-        let events = lock(&device).poller_fd()?;
+        let device = Arc::new(Ordered::new(device));
+        let events = device.lock().poller_fd()?;
         Ok(Self {
             device,
             worker: Mutex::default(),
@@ -128,7 +129,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// The guest reads configuration space: 1, 2 or 4 bytes at `offset`.
     /// Other accesses are answered too, as far as they make sense.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
-        lock(&self.device).registers.config_read(offset, data);
+        self.device.lock().registers.config_read(offset, data);
     }
 
     /// The guest writes configuration space.
@@ -137,20 +138,20 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// routing on its bus and calls [`bar_moved`](Self::bar_moved) for each.
     #[must_use = "the BARs have moved in the device's mind only"]
     pub fn config_write(&self, offset: u16, data: &[u8]) -> Vec<BarMove> {
-        let mut device = lock(&self.device);
+        let mut device = self.device.lock();
         let effects = device.registers.config_write(offset, data);
         device.apply(effects)
     }
 
     /// The guest reads from a BAR, at an address where no memory is mapped.
     pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        lock(&self.device).registers.bar_read(bar, offset, data);
+        self.device.lock().registers.bar_read(bar, offset, data);
     }
 
     /// The guest writes to a BAR, at an address where neither memory nor an
     /// eventfd is.
     pub fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        let mut device = lock(&self.device);
+        let mut device = self.device.lock();
         let effect = device.registers.bar_write(bar, offset, data);
         // Only configuration space moves BARs.
         let _ = device.apply(effect);
@@ -165,12 +166,12 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// registered reach [`bar_write`](Self::bar_write) instead; a window that
     /// could not be placed is nowhere.
     pub fn bar_moved(&self, bar: u8, guest_address: Option<u64>) -> io::Result<()> {
-        lock(&self.device).bar_moved(bar, guest_address)
+        self.device.lock().bar_moved(bar, guest_address)
     }
 
     /// The number of MSI-X vectors.
     pub fn vectors(&self) -> u16 {
-        lock(&self.device).registers.vectors()
+        self.device.lock().registers.vectors()
     }
 
     /// Sets an entry of the MSI-X table: `vector` raises `message` from now
@@ -182,7 +183,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// guest writes to it is lost, and resets leave it alone. MSI-X Enable,
     /// Function Mask and Bus Master stay the guest's, in configuration space.
     pub fn set_vector(&self, vector: u16, message: Option<MsiMessage>) {
-        let mut device = lock(&self.device);
+        let mut device = self.device.lock();
         let effect = device.registers.set_vector(vector, message);
         let _ = device.apply(effect);
     }
@@ -199,7 +200,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// does not have is a mistake of the guest's, when the device gets to it.
     pub fn memory_changed(&self) {
         // Maps are looked up in each turn, and a turn has the lock.
-        drop(lock(&self.device));
+        drop(self.device.lock());
     }
 
     /// A vCPU could not access memory at `guest_address` (`None`: somewhere;
@@ -210,7 +211,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// of the window, and the answer is `true`: let the vCPU try again.
     #[must_use = "without an answer the vCPU does not know how to go on"]
     pub fn memory_fault(&self, guest_address: Option<u64>) -> bool {
-        lock(&self.device).memory_fault(guest_address)
+        self.device.lock().memory_fault(guest_address)
     }
 
     /// Resets the function, as a bus does (RST#) when the VMM reboots its
@@ -224,7 +225,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// accepted when the next driver is ready for it.
     #[must_use = "the BARs have moved in the device's mind only"]
     pub fn reset(&self) -> Vec<BarMove> {
-        lock(&self.device).function_reset()
+        self.device.lock().function_reset()
     }
 
     /// Takes everything of the frontend's from the guest, now, whatever the
@@ -233,7 +234,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// When it returns, the guest has no access any more. Calling it again
     /// does nothing. The guest can reset the device and serve again.
     pub fn revoke(&self) {
-        lock(&self.device).revoke();
+        self.device.lock().revoke();
     }
 
     /// Readable when the device has work to do, for the event loop of a VMM
@@ -255,7 +256,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         if matches!(&waited, Ok(ready) if ready.is_empty()) {
             return;
         }
-        let mut device = lock(&self.device);
+        let mut device = self.device.lock();
         match waited {
             Ok(ready) => device.turn(&ready),
             Err(error) => device.die(error),
@@ -264,7 +265,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
 
     /// What the device has done so far.
     pub fn statistics(&self) -> Statistics {
-        let device = lock(&self.device);
+        let device = self.device.lock();
         Statistics {
             ignored_writes: device.registers.ignored_writes(),
             ..device.statistics
@@ -274,7 +275,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// Descriptors that a jail must leave open, those of the VMM's services
     /// included.
     pub fn fds_to_keep(&self) -> Vec<RawFd> {
-        let mut fds = lock(&self.device).own_fds();
+        let mut fds = self.device.lock().own_fds();
         fds.push(self.events.as_raw_fd());
         fds.extend(self.interrupts.fds_to_keep());
         fds.extend(self.doorbells.iter().flat_map(|all| all.fds_to_keep()));
@@ -285,7 +286,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
 
 impl<M: GuestAddressSpace> Drop for VhostGuest<M> {
     fn drop(&mut self) {
-        lock(&self.device).stop();
+        self.device.lock().stop();
         let worker = self.worker.get_mut();
         if let Some(worker) = worker.unwrap_or_else(PoisonError::into_inner) {
             worker.join();

@@ -62,6 +62,7 @@ mod journal;
 mod listener;
 mod memory;
 mod options;
+mod ordered;
 mod pci;
 mod poller;
 mod queue;

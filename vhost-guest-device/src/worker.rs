@@ -9,46 +9,19 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{mpsc, Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{mpsc, Arc};
 use std::thread::{self, JoinHandle};
 
 use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
 use crate::device::Device;
+use crate::ordered::Ordered;
 use crate::poller;
 use crate::threads::WORKER;
 
 /// The device, shared between vCPUs and the worker.
-pub(crate) type Shared<M> = Arc<Guarded<M>>;
-
-/// The device behind its lock.
-///
-/// A worker that has work without end takes the lock again as soon as it has
-/// given it up, before a thread that waits for it is even awake. So who wants
-/// the lock goes through a turnstile first, and waits for the lock in it:
-/// nobody can pass.
-pub(crate) struct Guarded<M> {
-    turnstile: Mutex<()>,
-    device: Mutex<Device<M>>,
-}
-
-impl<M> Guarded<M> {
-    /// Puts a device behind its lock.
-    pub(crate) fn new(device: Device<M>) -> Self {
-        Self {
-            turnstile: Mutex::new(()),
-            device: Mutex::new(device),
-        }
-    }
-}
-
-/// Takes the lock. A thread that panicked while it held the lock must not take
-/// the VMM's other threads with it.
-pub(crate) fn lock<M: GuestAddressSpace>(device: &Guarded<M>) -> MutexGuard<'_, Device<M>> {
-    let _next = device.turnstile.lock();
-    device.device.lock().unwrap_or_else(PoisonError::into_inner)
-}
+pub(crate) type Shared<M> = Arc<Ordered<Device<M>>>;
 
 /// The running thread. It ends when the device is stopped.
 #[derive(Debug)]
@@ -65,7 +38,7 @@ impl Worker {
     where
         M: GuestAddressSpace + Send + 'static,
     {
-        let epoll = lock(device).poller_fd()?;
+        let epoll = device.lock().poller_fd()?;
         let device = Arc::clone(device);
         let (started, outcome) = mpsc::sync_channel(1);
         let body = move || {
@@ -100,10 +73,10 @@ impl Worker {
     }
 }
 
-fn run<M: GuestAddressSpace>(device: &Guarded<M>, epoll: &OwnedFd) {
+fn run<M: GuestAddressSpace>(device: &Ordered<Device<M>>, epoll: &OwnedFd) {
     loop {
         let waited = poller::wait(epoll.as_fd(), true);
-        let mut device = lock(device);
+        let mut device = device.lock();
         if device.is_stopped() {
             return;
         }

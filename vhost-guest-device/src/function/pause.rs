@@ -9,7 +9,6 @@ use vm_memory::GuestAddressSpace;
 use super::VhostGuest;
 use crate::pci::BarMove;
 use crate::snapshot::SnapshotError;
-use crate::worker::lock;
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// Makes the device stand still, for a VM that is stopped. Pausing twice
@@ -41,13 +40,13 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     ///
     /// A frontend notices a pause only by how long answers take.
     pub fn pause(&self) {
-        lock(&self.device).pause();
+        self.device.lock().pause();
     }
 
     /// Ends a [`pause`](Self::pause): interrupts that waited are raised, and
     /// the device goes on with what it finds. Without a pause it does nothing.
     pub fn resume(&self) {
-        lock(&self.device).resume();
+        self.device.lock().resume();
     }
 
     /// The state of a paused device as bytes: all registers, those of
@@ -67,7 +66,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     ///
     /// [`SnapshotError::NotPaused`].
     pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
-        lock(&self.device).snapshot()
+        self.device.lock().snapshot()
     }
 
     /// Brings a paused device to the state that `snapshot` says: one that was
@@ -92,6 +91,6 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// Nothing has changed, but for [`SnapshotError::Environment`].
     #[must_use = "the BARs have moved in the device's mind only"]
     pub fn restore(&self, snapshot: &[u8]) -> Result<Vec<BarMove>, SnapshotError> {
-        lock(&self.device).restore(snapshot)
+        self.device.lock().restore(snapshot)
     }
 }

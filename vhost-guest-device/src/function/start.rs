@@ -10,7 +10,7 @@ use vm_memory::GuestAddressSpace;
 
 use super::VhostGuest;
 use crate::error::BuildError;
-use crate::worker::{lock, Worker};
+use crate::worker::Worker;
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// Starts the threads of a device that was made by
@@ -43,7 +43,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     ///
     /// As [`start`](Self::start).
     pub fn start_without_thread(&self) -> Result<(), BuildError> {
-        lock(&self.device).start(self.hook.as_ref())?;
+        self.device.lock().start(self.hook.as_ref())?;
         Ok(())
     }
 }
