@@ -5,6 +5,7 @@
 //! What happens to the device as a whole: set-up, faults, loss, reset, and the
 //! end.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -29,14 +30,20 @@ impl<M: GuestAddressSpace> Device<M> {
         let mut moves = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Reset | Effect::FunctionReset => self.reset_requested(),
+                Effect::Reset | Effect::FunctionReset => {
+                    self.guest_leaves("the device was reset");
+                    self.reset_requested();
+                }
                 Effect::QueueEnabled(queue) => {
                     if let Err(fault) = self.open_queue(queue) {
                         self.fail(fault);
                     }
                 }
                 Effect::QueueReset(queue) => self.close_queue(queue),
-                Effect::BackendUp(false) if self.connection.is_some() => self.lose_frontend(),
+                Effect::BackendUp(false) if self.connection.is_some() => {
+                    self.guest_leaves("the guest took its backend down");
+                    self.lose_frontend();
+                }
                 Effect::BackendUp(_) | Effect::DriverOk | Effect::BusMaster => {}
                 Effect::QueueNotified(queue) => self.registers.notify_queue(queue),
                 Effect::DoorbellRung => {
@@ -183,13 +190,30 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// Answers a fault (see [`crate::error`]).
     pub(super) fn fail(&mut self, fault: Fault) {
+        let line = self.told(&fault);
         match &fault {
-            Fault::HungUp => self.journal.info(format_args!("{fault}")),
-            _ => self.journal.warn(format_args!("{fault}")),
+            Fault::HungUp => self.journal.info(format_args!("{line}")),
+            _ => self.journal.warn(format_args!("{line}")),
         }
         match fault {
             Fault::Dead(error) => self.die(error),
             _ => self.lose_frontend(),
+        }
+    }
+
+    /// What happened, and where the connection is that it ends.
+    pub(crate) fn told(&self, what: &dyn fmt::Display) -> String {
+        match &self.connection {
+            Some(connection) => format!("{what}; {}", connection.account()),
+            None => what.to_string(),
+        }
+    }
+
+    /// The guest ends the connection, in the middle of something or not.
+    pub(super) fn guest_leaves(&mut self, what: &str) {
+        if self.connection.is_some() {
+            let line = self.told(&what);
+            self.journal.info(format_args!("{line}"));
         }
     }
 

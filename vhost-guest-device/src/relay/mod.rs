@@ -22,6 +22,7 @@
 //!
 //! What a request asks of the device is in [`handlers`], one function each.
 
+mod account;
 pub(crate) mod channel;
 pub(crate) mod handlers;
 pub(crate) mod replies;
@@ -37,6 +38,7 @@ use vhost_guest_msg::{Channel as Direction, FrontendRequest, Message, ReplyTrack
 use crate::fd::{ForeignFd, Reaper, Stream};
 use crate::memory::Ticket;
 use crate::queue::Reserved;
+use account::Account;
 use handlers::Then;
 use session::Session;
 use socket::Socket;
@@ -103,6 +105,8 @@ pub(crate) struct Connection {
     pub socket: Socket,
     pub channel: Channel,
     pub session: Session,
+    /// The frontend's last request that went to the guest.
+    pub last: Option<u32>,
     /// Replies that the guest owes to requests of the frontend's.
     pub replies: ReplyTracker<Duty>,
     /// Replies that the frontend owes to backend requests, by their number.
@@ -128,6 +132,7 @@ impl Connection {
             socket: Socket::new(fd, reaper, session.limits()),
             channel: Channel::Absent,
             session,
+            last: None,
             replies: ReplyTracker::new(Direction::Main, OUTSTANDING),
             channel_replies: ReplyTracker::new(Direction::Backend, OUTSTANDING),
             held: None,
@@ -142,6 +147,15 @@ impl Connection {
     pub(crate) fn wants_request(&self) -> bool {
         let ready = self.request_buffer.is_some() && !self.replies.is_full();
         ready && self.held.is_none() && self.barrier.is_none()
+    }
+
+    /// Where it is, for the log.
+    pub(crate) fn account(&self) -> Account {
+        Account {
+            last: self.last,
+            owed: self.replies.owed(),
+            channel_owed: self.channel_replies.owed(),
+        }
     }
 
     /// Whether the frontend waits for something that is the guest's to do.

@@ -209,6 +209,7 @@ impl<M: GuestAddressSpace> Device<M> {
             .replies
             .expect(request.code(), expectation, duty)
             .map_err(Fault::frontend)?;
+        connection.last = Some(request.code());
         self.deliver_request(&request, ask)
     }
 

@@ -4,6 +4,7 @@
 
 //! The device as a whole, between hostile peers.
 
+mod account;
 mod asynchronous_reset;
 mod blkio;
 mod bus_reset;
