@@ -56,8 +56,21 @@ const PARTS: &[Part] = &[
     ),
     part(
         "vhost-guest-device",
-        &["memory", "fd", "inflight.rs"],
-        &["MemoryError", "FdError", "PumpError", "InflightError"],
+        &[
+            "memory",
+            "fd",
+            "inflight.rs",
+            "relay",
+            "device",
+            "registers",
+        ],
+        &[
+            "MemoryError",
+            "FdError",
+            "PumpError",
+            "InflightError",
+            "GuestFault",
+        ],
         DEVICE,
     ),
 ];
