@@ -351,6 +351,15 @@ impl IoEventFdRegistrar for TestVmm {
     }
 }
 
+/// Where the last page of a file ends; what is no file has no end.
+fn end_of_pages(fd: &OwnedFd) -> io::Result<u64> {
+    let metadata = File::from(fd.try_clone()?).metadata()?;
+    match metadata.is_file() {
+        true => Ok(metadata.len().next_multiple_of(4096)),
+        false => Ok(u64::MAX),
+    }
+}
+
 impl SharedMemoryMapper for TestVmm {
     fn map(
         &self,
@@ -374,8 +383,13 @@ impl SharedMemoryMapper for TestVmm {
             (window_offset | fd_offset | length).is_multiple_of(4096),
             "map of parts of pages"
         );
+        let fd = fd.try_clone_to_owned()?;
+        assert!(
+            fd_offset + length <= end_of_pages(&fd)?,
+            "map of pages behind the end of a file"
+        );
         let mapping = Mapping {
-            fd: fd.try_clone_to_owned()?,
+            fd,
             fd_offset,
             length,
         };
@@ -504,6 +518,16 @@ mod tests {
         let (vmm, file) = (TestVmm::new(), file());
         vmm.map(0, file.as_fd(), 0, 8192).unwrap();
         let _ = vmm.map(4096, file.as_fd(), 0, 4096);
+    }
+
+    #[test]
+    #[should_panic(expected = "behind the end")]
+    fn does_not_tolerate_a_page_behind_the_end_of_a_file() {
+        let vmm = TestVmm::new();
+        let file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+        let pages = file.metadata().unwrap().len().next_multiple_of(4096);
+        vmm.map(0, file.as_fd(), 0, pages).unwrap();
+        let _ = vmm.map(1 << 20, file.as_fd(), pages, 4096);
     }
 
     #[test]
