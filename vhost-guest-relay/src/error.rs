@@ -62,7 +62,7 @@ pub fn needs_reset(error: &io::Error) -> bool {
 #[derive(Debug, Error)]
 pub enum Failure {
     /// The command line is wrong.
-    #[error("{0} (see --help)")]
+    #[error("{0} (try --help)")]
     Usage(String),
     /// There is no such device.
     #[error("no device {0}; is vhost_guest loaded, and bound to it?")]

@@ -16,7 +16,7 @@ virtual machine. Needs the kernel driver vhost_guest, and the right to open its
 device files.
 
 Usage: vhost-guest-relay [--device DEVICE] --socket PATH [OPTIONS]
-                         [--device DEVICE --socket PATH [OPTIONS]]...
+       vhost-guest-relay (--device DEVICE --socket PATH [OPTIONS])...
 
   --device DEVICE  which device: its PCI address (0000:00:05.0), its UUID, or its
                    device file; if absent, the only one
@@ -32,7 +32,8 @@ Usage: vhost-guest-relay [--device DEVICE] --socket PATH [OPTIONS]
   --help           this text
   --version        the version
 
-What is behind --device is about this device, up to the next one.
+With several devices, an option that one has already is about the next one; the
+order does not matter otherwise.
 
 The relay waits until the backend is there. When the backend ends, the frontend is
 disconnected, and the relay waits for the next backend; when the frontend ends,
@@ -88,59 +89,98 @@ pub struct Link {
     pub allow_direct: bool,
 }
 
+/// An export as far as it has been read.
+#[derive(Default)]
+struct Draft {
+    device: Option<String>,
+    socket: Option<PathBuf>,
+    listen: Option<()>,
+    device_type: Option<u16>,
+    allow_direct: Option<()>,
+}
+
 impl Request {
     /// Reads the arguments behind the program's name.
-    pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
-        let mut arguments = arguments.peekable();
-        let mut links = Vec::new();
-        loop {
-            let mut link = Link {
-                device: None,
-                socket: PathBuf::new(),
-                listen: false,
-                device_type: None,
-                allow_direct: false,
+    pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
+        let mut drafts = vec![Draft::default()];
+        while let Some(argument) = arguments.next() {
+            let name = argument.to_string_lossy().into_owned();
+            let mut value = || {
+                let value = arguments.next().filter(|value| !value.is_empty());
+                value.ok_or_else(|| Failure::Usage(format!("{name} needs a value")))
             };
-            while let Some(argument) = arguments.next_if(|next| next != "--device" || is_new(&link))
-            {
-                let name = argument.to_string_lossy().into_owned();
-                let mut value = || {
-                    let value = arguments.next();
-                    value.ok_or_else(|| Failure::Usage(format!("{name} needs a value")))
-                };
-                match &*name {
-                    "--help" | "-h" => return Ok(Self::Help),
-                    "--version" | "-V" => return Ok(Self::Version),
-                    "--device" => link.device = Some(value()?.to_string_lossy().into_owned()),
-                    "--socket" => link.socket = value()?.into(),
-                    "--listen" => link.listen = true,
-                    "--allow-direct" => link.allow_direct = true,
-                    "--type" => link.device_type = Some(device_type(&value()?)?),
-                    _ => return Err(Failure::Usage(format!("unknown option {name}"))),
+            match &*name {
+                "--help" | "-h" => return Ok(Self::Help),
+                "--version" | "-V" => return Ok(Self::Version),
+                "--device" => {
+                    let device = value()?.to_string_lossy().into_owned();
+                    put(&mut drafts, |draft| &mut draft.device, device);
                 }
-            }
-            if link.socket.as_os_str().is_empty() {
-                return Err(Failure::Usage("which --socket?".into()));
-            }
-            links.push(link);
-            if arguments.peek().is_none() {
-                return check(links).map(Self::Serve);
+                "--socket" => {
+                    let socket = value()?.into();
+                    put(&mut drafts, |draft| &mut draft.socket, socket);
+                }
+                "--type" => {
+                    let number = device_type(&value()?)?;
+                    put(&mut drafts, |draft| &mut draft.device_type, number);
+                }
+                "--listen" => put(&mut drafts, |draft| &mut draft.listen, ()),
+                "--allow-direct" => put(&mut drafts, |draft| &mut draft.allow_direct, ()),
+                _ => return Err(Failure::Usage(format!("unknown option {name}"))),
             }
         }
+        let several = drafts.len() > 1;
+        let links = drafts.into_iter().map(|draft| draft.finish(several));
+        check(links.collect::<Result<_, _>>()?).map(Self::Serve)
     }
 }
 
-fn is_new(link: &Link) -> bool {
-    link.device.is_none() && link.socket.as_os_str().is_empty()
+/// What an export has already is about the next one.
+fn put<T>(drafts: &mut Vec<Draft>, field: impl Fn(&mut Draft) -> &mut Option<T>, value: T) {
+    if let Some(place) = drafts
+        .last_mut()
+        .map(&field)
+        .filter(|place| place.is_none())
+    {
+        *place = Some(value);
+        return;
+    }
+    let mut next = Draft::default();
+    *field(&mut next) = Some(value);
+    drafts.push(next);
+}
+
+impl Draft {
+    fn finish(self, several: bool) -> Result<Link, Failure> {
+        let Some(socket) = self.socket else {
+            let device = self.device.map(|device| format!("--device {device}: "));
+            let text = format!("{}--socket is missing", device.unwrap_or_default());
+            return Err(Failure::Usage(text));
+        };
+        if several && self.device.is_none() {
+            let text = format!("--socket {}: --device is missing", socket.display());
+            return Err(Failure::Usage(text));
+        }
+        Ok(Link {
+            device: self.device,
+            socket,
+            listen: self.listen.is_some(),
+            device_type: self.device_type,
+            allow_direct: self.allow_direct.is_some(),
+        })
+    }
 }
 
 /// Two relays on one device or socket would be in each other's way.
 fn check(links: Vec<Link>) -> Result<Vec<Link>, Failure> {
     for (position, link) in links.iter().enumerate() {
-        let mut before = links.iter().take(position);
-        if before.any(|other| other.device == link.device || other.socket == link.socket) {
-            let text = "each device, and each socket, can be named once";
-            return Err(Failure::Usage(text.into()));
+        for other in links.iter().take(position) {
+            let twice = match &link.device {
+                _ if other.socket == link.socket => format!("--socket {}", link.socket.display()),
+                Some(device) if other.device == link.device => format!("--device {device}"),
+                _ => continue,
+            };
+            return Err(Failure::Usage(format!("{twice}: is there already")));
         }
     }
     Ok(links)
@@ -198,22 +238,63 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_makes_no_sense() {
+    fn the_order_of_device_and_socket_does_not_matter() {
+        let expected = parse("--device a --socket s --type blk --device b --socket t").unwrap();
         for line in [
-            "",
-            "--device a",
-            "--device a --device b --socket s",
-            "--socket",
-            "--socket s --type",
-            "--socket s --type 0",
-            "--socket s --type 65536",
-            "--socket s --type disk",
-            "--socket s --device a --socket s",
-            "--device a --socket s --device a --socket t",
-            "--verbose",
-            "s",
+            "--socket s --device a --type blk --socket t --device b",
+            "--type blk --socket s --device a --device b --socket t",
+            "--device a --type blk --socket s --socket t --device b",
         ] {
-            assert!(matches!(parse(line), Err(Failure::Usage(_))), "{line}");
+            assert_eq!(parse(line).unwrap(), expected, "{line}");
+        }
+        let one = parse("--device a --socket s").unwrap();
+        assert_eq!(parse("--socket s --device a").unwrap(), one);
+        // Each has its own.
+        let both = parse("--type blk --device a --socket s --type fs --device b --socket t");
+        let Request::Serve(links) = both.unwrap() else {
+            panic!("no links")
+        };
+        let types: Vec<_> = links.iter().map(|link| link.device_type).collect();
+        assert_eq!(types, [Some(2), Some(26)]);
+    }
+
+    #[test]
+    fn rejects_what_makes_no_sense_and_names_the_option() {
+        for (line, named) in [
+            ("", "--socket is missing"),
+            ("--device a", "--device a: --socket is missing"),
+            (
+                "--device a --device b --socket s",
+                "--device a: --socket is missing",
+            ),
+            (
+                "--socket s --device a --socket t",
+                "--socket t: --device is missing",
+            ),
+            ("--socket s --socket t", "--socket s: --device is missing"),
+            ("--socket", "--socket needs a value"),
+            ("--socket s --type", "--type needs a value"),
+            ("--socket s --type 0", "--type 0: "),
+            ("--socket s --type 65536", "--type 65536: "),
+            ("--socket s --type disk", "--type disk: "),
+            (
+                "--socket s --device a --socket s --device b",
+                "--socket s: is there already",
+            ),
+            (
+                "--device a --socket s --device a --socket t",
+                "--device a: is there already",
+            ),
+            (
+                "--device a --socket s --listen --listen",
+                "--socket is missing",
+            ),
+            ("--verbose", "--verbose"),
+            ("s", "unknown option s"),
+        ] {
+            let failure = parse(line).unwrap_err();
+            assert!(matches!(failure, Failure::Usage(_)), "{line}");
+            assert!(failure.to_string().contains(named), "{line}: {failure}");
         }
     }
 

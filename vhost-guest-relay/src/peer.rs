@@ -48,6 +48,13 @@ impl Peer {
                 fs::remove_file(path)?;
                 UnixListener::bind(path)?
             }
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                let text = match is_socket(path) {
+                    true => "another process listens on it",
+                    false => "it is there, and no socket",
+                };
+                return Err(io::Error::new(error.kind(), text));
+            }
             other => other?,
         };
         listener.set_nonblocking(true)?;
@@ -55,13 +62,74 @@ impl Peer {
         Ok(Self::Listen(Listener { listener, path }))
     }
 
-    /// Waits for a backend. `None`: `stop` is readable.
-    pub fn wait(&self, stop: BorrowedFd<'_>) -> io::Result<Option<UnixStream>> {
+    /// Where the socket is.
+    pub fn path(&self) -> &Path {
         match self {
-            Self::Connect(path) => connect(path, stop),
-            Self::Listen(Listener { listener, .. }) => accept(listener, stop),
+            Self::Connect(path) => path,
+            Self::Listen(Listener { path, .. }) => path,
         }
     }
+
+    /// Waits for a backend; tells `log` what for. `None`: `stop` is readable.
+    ///
+    /// # Errors
+    ///
+    /// The socket can never be used.
+    pub fn wait(&self, stop: BorrowedFd<'_>, log: &dyn Fn(&str)) -> io::Result<Option<UnixStream>> {
+        match self {
+            Self::Connect(path) => connect(path, stop, log),
+            Self::Listen(Listener { listener, path }) => {
+                log(&format!(
+                    "waiting for a backend to connect to {}",
+                    path.display()
+                ));
+                accept(listener, stop)
+            }
+        }
+    }
+}
+
+/// Why a backend cannot be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absent {
+    NoSocket,
+    NobodyListens,
+    /// As many others wait as it lets wait.
+    Busy,
+}
+
+impl Absent {
+    fn describe(self, path: &Path) -> String {
+        let path = path.display();
+        match self {
+            Self::NoSocket => format!("waiting for a backend: there is no socket {path} yet"),
+            Self::NobodyListens => format!("waiting for a backend: nobody listens on {path}"),
+            Self::Busy => format!("waiting for a backend: that on {path} is busy with others"),
+        }
+    }
+}
+
+/// One attempt, which does not block, be the backend ever so busy.
+fn attempt(path: &Path) -> io::Result<Result<UnixStream, Absent>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let outcome = connect_socket(&socket, &SocketAddrUnix::new(path)?);
+    Ok(match outcome {
+        Ok(()) => {
+            let stream = UnixStream::from(socket);
+            stream.set_nonblocking(false)?;
+            Ok(stream)
+        }
+        Err(Errno::NOENT) => Err(Absent::NoSocket),
+        Err(Errno::CONNREFUSED) if !is_socket(path) => Err(Absent::NoSocket),
+        Err(Errno::CONNREFUSED) => Err(Absent::NobodyListens),
+        Err(Errno::AGAIN) => Err(Absent::Busy),
+        Err(error) => return Err(error.into()),
+    })
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 impl Drop for Listener {
@@ -86,18 +154,22 @@ fn is_stale(path: &Path) -> io::Result<bool> {
     Ok(outcome == Err(Errno::CONNREFUSED))
 }
 
-fn connect(path: &Path, stop: BorrowedFd<'_>) -> io::Result<Option<UnixStream>> {
+fn connect(
+    path: &Path,
+    stop: BorrowedFd<'_>,
+    log: &dyn Fn(&str),
+) -> io::Result<Option<UnixStream>> {
     let mut pause = FIRST_PAUSE;
+    let mut told = None;
     loop {
-        match UnixStream::connect(path) {
+        // It was not started yet, or is being restarted, or has others to serve.
+        match attempt(path)? {
             Ok(stream) => return Ok(Some(stream)),
-            // It was not started yet, or is being restarted.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
-                ) => {}
-            Err(error) => return Err(error),
+            Err(absent) if told != Some(absent) => {
+                log(&absent.describe(path));
+                told = Some(absent);
+            }
+            Err(_) => {}
         }
         if sleep(stop, Some(pause))? {
             return Ok(None);
@@ -144,6 +216,7 @@ fn wait(fds: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
     use std::os::fd::OwnedFd;
     use std::thread;
 
@@ -165,7 +238,7 @@ mod tests {
         let (stop, _other) = stop();
         let waiting = {
             let path = path.clone();
-            thread::spawn(move || Peer::Connect(path).wait(stop.as_fd()))
+            thread::spawn(move || Peer::Connect(path).wait(stop.as_fd(), &|_| {}))
         };
         let listener = UnixListener::bind(&path).unwrap();
         listener.accept().unwrap();
@@ -179,9 +252,9 @@ mod tests {
         let (stop, other) = stop();
         drop(other);
         let peer = Peer::Connect(path.clone());
-        assert!(peer.wait(stop.as_fd()).unwrap().is_none());
+        assert!(peer.wait(stop.as_fd(), &|_| {}).unwrap().is_none());
         let peer = Peer::listen(&path).unwrap();
-        assert!(peer.wait(stop.as_fd()).unwrap().is_none());
+        assert!(peer.wait(stop.as_fd(), &|_| {}).unwrap().is_none());
         drop(peer);
         assert!(!path.exists());
     }
@@ -191,14 +264,49 @@ mod tests {
         let path = path("stale");
         let first = UnixListener::bind(&path).unwrap();
         first.set_nonblocking(true).unwrap();
-        assert!(Peer::listen(&path).is_err(), "somebody listens");
+        let busy = Peer::listen(&path).unwrap_err();
+        assert_eq!(busy.to_string(), "another process listens on it");
         let noticed = first.accept().unwrap_err();
         assert_eq!(noticed.kind(), ErrorKind::WouldBlock, "it was asked");
         drop(first);
         drop(Peer::listen(&path).unwrap());
         fs::write(&path, "a file").unwrap();
-        assert!(Peer::listen(&path).is_err(), "it is no socket");
+        let file = Peer::listen(&path).unwrap_err();
+        assert_eq!(file.to_string(), "it is there, and no socket");
         assert_eq!(fs::read(&path).unwrap(), b"a file");
+        fs::remove_file(path).unwrap();
+    }
+
+    /// What is logged until `stop` is asked for, by the log itself.
+    fn complaint(path: &Path) -> String {
+        let (stop, other) = stop();
+        let (other, said) = (Cell::new(Some(other)), RefCell::default());
+        let log = |line: &str| {
+            said.replace(line.to_owned());
+            other.take();
+        };
+        let peer = Peer::Connect(path.to_owned());
+        assert!(peer.wait(stop.as_fd(), &log).unwrap().is_none());
+        said.into_inner()
+    }
+
+    #[test]
+    fn says_why_there_is_no_backend() {
+        let path = path("absent");
+        let shown = path.display();
+        let none = format!("waiting for a backend: there is no socket {shown} yet");
+        assert_eq!(complaint(&path), none);
+        fs::write(&path, "a file").unwrap();
+        assert_eq!(complaint(&path), none);
+        fs::remove_file(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        let busy = format!("waiting for a backend: that on {shown} is busy with others");
+        assert_eq!(complaint(&path), busy);
+        drop(listener);
+        let nobody = format!("waiting for a backend: nobody listens on {shown}");
+        assert_eq!(complaint(&path), nobody);
         fs::remove_file(path).unwrap();
     }
 }

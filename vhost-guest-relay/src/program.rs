@@ -115,7 +115,7 @@ fn open(link: &Link) -> Result<Open, Failure> {
         Some(device) => find(device)?,
         None => Node::find()?,
     };
-    let socket = |error| Failure::Socket(link.socket.display().to_string(), error);
+    let socket = |error| Failure::Socket(format!("--socket {}", link.socket.display()), error);
     let peer = match link.listen {
         true => Peer::listen(&link.socket).map_err(socket)?,
         false => Peer::Connect(link.socket.clone()),
@@ -164,7 +164,6 @@ fn serve_one(open: &Open, stop: &UnixStream) -> Result<(), Failure> {
         let line = format!("vhost-guest-relay: {}: {text}\n", open.name);
         let _ = io::stderr().write_all(line.as_bytes());
     };
-    log("waiting for a backend");
     let service = Service {
         device: &open.node,
         peer: &open.peer,

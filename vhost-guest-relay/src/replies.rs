@@ -17,8 +17,8 @@ use std::os::fd::OwnedFd;
 
 use vhost_guest_driver::Carried;
 use vhost_guest_msg::{
-    frontend, Accepted, Channel, DeviceStateReply, Endian, Frame, HeaderFlags, Limits, Reply,
-    ReplyExpectation, ReplyTracker, HEADER_SIZE,
+    frontend, Accepted, Channel, DeviceStateReply, Endian, Frame, FrontendRequest, HeaderFlags,
+    Limits, Reply, ReplyExpectation, ReplyTracker, HEADER_SIZE,
 };
 
 use crate::error::End;
@@ -28,8 +28,28 @@ use crate::error::End;
 struct Ticket {
     /// The frontend wants it.
     wanted: bool,
-    /// It says that this vring is enabled.
-    enables: Option<u8>,
+    effect: Effect,
+}
+
+/// What a reply means for a vring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// It is enabled now.
+    Enables(u8),
+    /// It has stopped.
+    Stops(u8),
+}
+
+impl Effect {
+    /// What comes of a request.
+    pub fn of(request: &FrontendRequest<()>) -> Self {
+        match request {
+            FrontendRequest::SetVringEnable(vring) if vring.enable => Self::Enables(vring.index),
+            request => request.stops_vring().map_or(Self::None, Self::Stops),
+        }
+    }
 }
 
 /// The replies that the backend owes.
@@ -45,8 +65,8 @@ pub struct Incoming {
     pub bytes: Option<Vec<u8>>,
     /// What becomes of the state that is about to move.
     pub state: State,
-    /// A vring is enabled now.
-    pub enabled: Option<u8>,
+    /// What becomes of a vring.
+    pub effect: Effect,
 }
 
 /// What a reply says of the channel for device state.
@@ -81,10 +101,10 @@ impl Replies {
     }
 
     /// Takes note of a request that the backend is about to get. `wanted`: the
-    /// frontend waits for the reply. `enables`: the request enables this vring.
-    pub fn expect(&mut self, code: u32, due: ReplyExpectation, wanted: bool, enables: Option<u8>) {
+    /// frontend waits for the reply.
+    pub fn expect(&mut self, code: u32, due: ReplyExpectation, wanted: bool, effect: Effect) {
         // Nobody asks while there is no room.
-        let _ = self.tracker.expect(code, due, Ticket { wanted, enables });
+        let _ = self.tracker.expect(code, due, Ticket { wanted, effect });
     }
 
     /// Takes note of the reply, a number, to a request that the backend does not
@@ -113,14 +133,15 @@ impl Replies {
             mut reply, ticket, ..
         } = accepted.map_err(|error| End::BackendFault(error.to_string()))?;
         let state = self.change(header.code, &mut reply, &mut frame);
-        let enabled = ticket.enables.filter(|_| reply == Reply::Ack(0));
+        let refused = matches!(reply, Reply::Ack(error) if error != 0);
+        let effect = if refused { Effect::None } else { ticket.effect };
         let need_reply = header.flags.contains(HeaderFlags::NEED_REPLY);
         let most = HEADER_SIZE + frame.body.len();
         let bytes = || encode(header.code, need_reply, &reply, most);
         Ok(Incoming {
             bytes: ticket.wanted.then(bytes),
             state,
-            enabled,
+            effect,
         })
     }
 

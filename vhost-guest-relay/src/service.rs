@@ -55,8 +55,9 @@ impl<D: Device> Service<'_, D> {
     pub fn run(&self) -> Result<(), Failure> {
         let device_type = self.device_type()?;
         loop {
-            let socket = |error| Failure::Socket("the backend's socket".into(), error);
-            let Some(backend) = self.peer.wait(self.stop).map_err(socket)? else {
+            let socket = |error| Failure::Socket(self.peer.path().display().to_string(), error);
+            let backend = self.peer.wait(self.stop, self.log).map_err(socket)?;
+            let Some(backend) = backend else {
                 return Ok(());
             };
             let (end, pause) = self.serve(backend, device_type)?;

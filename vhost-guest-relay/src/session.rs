@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use vhost_guest_driver::module::Notification;
 use vhost_guest_driver::Carried;
 use vhost_guest_msg::{
     decode_whole, Channel as Number, Context, Endian, FrontendRequest, Limits, Message,
@@ -26,7 +27,7 @@ use crate::channel::Channel;
 use crate::device::Device;
 use crate::error::End;
 use crate::eventfds::Eventfds;
-use crate::replies::{Replies, State};
+use crate::replies::{Effect, Replies, State};
 use crate::requests::{equip, Opened};
 use crate::socket::{Socket, MAX_FDS};
 use crate::transfer::Transfers;
@@ -174,34 +175,39 @@ impl<'a, D: Device> Session<'a, D> {
             None => {}
         }
         let request = outgoing.request;
-        let enables = match request {
-            FrontendRequest::SetVringEnable(vring) if vring.enable => Some(vring.index),
-            _ => None,
-        };
+        let effect = Effect::of(&request);
         // The relay has to know when a vring is enabled, even if the frontend need
         // not.
         let acks = self
             .context
             .protocol_features
             .contains(ProtocolFeatures::REPLY_ACK);
-        let asks = enables.is_some() && !need_reply && acks;
+        let asks = matches!(effect, Effect::Enables(_)) && !need_reply && acks;
         let due = match asks {
             true => ReplyExpectation::Due(ReplyShape::Ack),
             false => due,
         };
-        self.replies.expect(request.code(), due, !asks, enables);
+        self.replies.expect(request.code(), due, !asks, effect);
         let bytes = request.to_vec(need_reply || asks, Endian::NATIVE);
         self.backend.send(&bytes, outgoing.fds)?;
-        if !matches!(due, ReplyExpectation::Due(_)) {
-            self.kick(enables);
+        match due {
+            ReplyExpectation::Due(_) => Ok(()),
+            _ => self.take_effect(effect),
         }
-        Ok(())
     }
 
-    fn kick(&self, enabled: Option<u8>) {
-        if let Some(vring) = enabled {
-            self.eventfds.kick(vring);
+    fn take_effect(&mut self, effect: Effect) -> Result<(), End> {
+        match effect {
+            Effect::None => {}
+            Effect::Enables(vring) => self.eventfds.kick(vring),
+            Effect::Stops(vring) => {
+                // The device forgets them, too; the frontend sends them anew.
+                for what in [Notification::Kick, Notification::Call] {
+                    self.eventfds.disconnect(self.device, what(vring.into()))?;
+                }
+            }
         }
+        Ok(())
     }
 
     fn pass_replies(&mut self) -> Result<(), End> {
@@ -216,7 +222,7 @@ impl<'a, D: Device> Session<'a, D> {
                     return Ok(());
                 };
                 self.impatient = false;
-                self.kick(incoming.enabled);
+                self.take_effect(incoming.effect)?;
                 self.settle_state(incoming.state)?;
                 self.reply = incoming.bytes;
             }

@@ -7,11 +7,13 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use vhost_guest_driver::module::Notification;
 use vhost_guest_msg::{
-    Config, DeviceState, ProtocolFeatures, Reply, Transfer, VringEnable, VringFd, VringSelect,
+    Config, DeviceState, ProtocolFeatures, Reply, Transfer, VringBase, VringEnable, VringFd,
+    VringSelect,
 };
 
-use super::fake::{count_of, Rig};
+use super::fake::{count_of, is_same_eventfd, Rig};
 use super::Request;
 
 const ENABLE: VringEnable = VringEnable {
@@ -119,6 +121,59 @@ fn vrings_are_polled_and_stopped_without_descriptors() {
     let stop = Request::GetVringBase(VringSelect { index });
     rig.frontend_sends(&stop);
     assert_eq!(rig.backend_receives().0, stop);
+}
+
+#[test]
+fn a_vring_that_has_stopped_has_no_kick_and_no_call() {
+    let mut rig = Rig::new();
+    let (index, fd) = (3, Some(()));
+    let vring = VringFd { index, fd };
+    let sent = [
+        Request::SetVringKick(vring),
+        Request::SetVringCall(vring),
+        Request::SetVringErr(vring),
+    ];
+    for request in &sent {
+        rig.frontend_sends(request);
+        rig.backend_receives();
+    }
+    let connected = |rig: &Rig| {
+        [Notification::Kick, Notification::Call, Notification::Err]
+            .map(|what| rig.connected(what(3)).is_some())
+    };
+    rig.frontend_sends(&Request::GetVringBase(VringSelect { index }));
+    rig.backend_receives();
+    assert_eq!(connected(&rig), [true; 3]);
+    let (index, base) = (3, 7);
+    rig.backend_replies(11, &Reply::VringBase(VringBase { index, base }));
+    rig.frontend_receives_base();
+    assert_eq!(connected(&rig), [false, false, true]);
+    // What restarts it is as new.
+    rig.frontend_sends(&sent[0]);
+    let (_, fds) = rig.backend_receives();
+    let connected = rig.connected(Notification::Kick(3)).unwrap();
+    assert!(is_same_eventfd(&fds[0], &connected));
+}
+
+#[test]
+fn a_reset_of_the_backends_device_leaves_eventfds_and_the_channel() {
+    let mut rig = Rig::new();
+    rig.negotiate(ProtocolFeatures::RESET_DEVICE | ProtocolFeatures::STATUS);
+    let mut channel = rig.opens_channel();
+    channel.set_nonblocking(true).unwrap();
+    let kick = kicked(&mut rig);
+    for reset in [
+        Request::ResetDevice,
+        Request::SetStatus(0),
+        Request::ResetOwner,
+    ] {
+        rig.frontend_sends(&reset);
+        assert_eq!(rig.backend_receives().0, reset);
+        let connected = rig.connected(Notification::Kick(3)).unwrap();
+        assert!(is_same_eventfd(&kick, &connected));
+        let open = channel.read(&mut [0]).unwrap_err();
+        assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
+    }
 }
 
 const CONFIG_CHANGE: [u8; 12] = [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];

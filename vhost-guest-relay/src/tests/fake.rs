@@ -275,6 +275,10 @@ impl Rig {
         self.frontend_receives_as(24, ReplyShape::Config { size })
     }
 
+    pub fn frontend_receives_base(&mut self) -> Reply {
+        self.frontend_receives_as(11, ReplyShape::VringBase)
+    }
+
     pub fn frontend_receives_inflight(&mut self) -> Inflight {
         match self.frontend_receives_as(31, ReplyShape::Inflight) {
             Reply::Inflight(inflight) => inflight,
