@@ -17,11 +17,12 @@ use std::process::Command;
 use vhost_guest_msg::{Gate, Row as Message, Verdict, BACKEND_ROWS, FRONTEND_ROWS};
 
 /// How the tables call the places where tests are.
-const ALIASES: [(&str, &str); 7] = [
+const ALIASES: [(&str, &str); 8] = [
     ("device", "vhost-guest-device/src"),
     ("driver", "vhost-guest-driver/src"),
     ("msg", "vhost-guest-msg/src"),
     ("msg-tests", "vhost-guest-msg/tests"),
+    ("relay", "vhost-guest-relay/src"),
     ("traits", "vhost-guest-vmm-traits/src"),
     ("examples", "examples"),
     ("xtask", "xtask/src"),

@@ -46,6 +46,15 @@ const DEVICE: &[Literal] = &[
     ("FdError::Kind(", None),
 ];
 
+const RELAY: &[Literal] = &[
+    ("fault(plain.code(), ", None),
+    ("None => Some(", None),
+    ("is_open(context) => Some(", None),
+    ("Taken::Refused(code, ", None),
+    // The messages of errors that are longer than a line.
+    ("#[error(\n", None),
+];
+
 /// What is covered. A crate, or a part of one, is a line.
 const PARTS: &[Part] = &[
     part(
@@ -73,6 +82,7 @@ const PARTS: &[Part] = &[
         ],
         DEVICE,
     ),
+    part("vhost-guest-relay", &["."], &[], RELAY),
 ];
 
 const fn part(

@@ -202,8 +202,18 @@ fn refuses_what_the_device_does_not_carry_and_keeps_the_session() {
         channel.read_exact(&mut reply).unwrap();
         assert_eq!((reply[0], reply[4], reply[12]), (code, 5, 1));
     }
+    // IOTLB_MSG without a translation.
+    let mut request = CONFIG_CHANGE;
+    (request[0], request[4]) = (1, request[4] | NEED_REPLY);
+    channel.write_all(&request).unwrap();
+    let mut reply = [0; 20];
+    channel.read_exact(&mut reply).unwrap();
+    assert_eq!((reply[0], reply[12]), (1, 1));
+    let mut lines = rig.logged();
+    let malformed = "the backend's IOTLB_MSG is refused: it is malformed";
+    assert_eq!(lines.pop().unwrap(), malformed);
     let expected = "the backend's CONFIG_CHANGE_MSG is refused: its feature was not negotiated";
-    assert_eq!(rig.logged().last().unwrap(), expected);
+    assert_eq!(lines.pop().unwrap(), expected);
     rig.frontend_sends(&Request::SetOwner);
     assert_eq!(rig.backend_receives().0, Request::SetOwner);
 }
