@@ -139,6 +139,12 @@ impl Vm {
         frontend.order(&kick, &[self.kick.as_fd()])
     }
 
+    /// Stops the ring; where it goes on.
+    pub fn stop_ring(&self, frontend: &Frontend) -> io::Result<u32> {
+        let body = frontend.ask(&Request::GetVringBase(VringSelect { index: 0 }))?;
+        Ok(u32::from_le_bytes(body[4..].try_into().unwrap()))
+    }
+
     /// Takes another eventfd for calls, and looks at the old one no more.
     pub fn replace_call(&mut self, frontend: &Frontend) -> io::Result<()> {
         self.call = event();
@@ -190,8 +196,7 @@ impl Vm {
         let rounds = if self.plan.recorded { u32::MAX } else { 100 };
         for _ in 0..rounds {
             self.kick();
-            let body = frontend.ask(&Request::GetVringBase(VringSelect { index: 0 }))?;
-            let base = u32::from_le_bytes(body[4..].try_into().unwrap());
+            let base = self.stop_ring(frontend)?;
             if self.ring.is_all_taken(base) {
                 break;
             }

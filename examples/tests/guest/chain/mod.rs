@@ -285,3 +285,20 @@ fn a_frontend_that_leaves_can_come_back() {
         }
     }
 }
+
+#[test]
+fn a_vring_can_be_stopped_and_started_again() {
+    for release in RELEASES {
+        let chain = Chain::new();
+        let _backend = chain.start_backend(release);
+        let mut vm = new_vm();
+        let frontend = chain.connect(&mut vm);
+        let mut base = 0;
+        for round in 1..=8 {
+            vm.start_ring(&frontend, base).unwrap();
+            answers(&mut vm, 3);
+            base = vm.stop_ring(&frontend).unwrap();
+            assert_eq!(base, 3 * round);
+        }
+    }
+}
