@@ -38,6 +38,8 @@
 /* What a write and a read of the longest piece take, and not a multiple of it. */
 #define STATE_LEN	300007
 #define PATIENCE_MS	120000
+/* That share memory and leave, within seconds. */
+#define FRONTENDS	30
 /* The memory of a frontend, which is full of its number. */
 #define MEMORY_PAGES	4
 #define MEMORY_LEN	(MEMORY_PAGES * PAGE)
@@ -692,7 +694,7 @@ static int drive(const char *path)
 	char byte;
 
 	signal(SIGPIPE, SIG_IGN);
-	for (uint8_t number = 1; number <= 3; number++)
+	for (uint8_t number = 1; number <= FRONTENDS; number++)
 		drive_memory(path, number);
 	printf("memory is mapped, and what is left of it is nobody else's\n");
 	fd = begin(path);
