@@ -41,9 +41,6 @@ const F_WRITE_ZEROES: u64 = 1 << 14;
 
 /// Block sizes that other backends have, too.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=2 << 20;
-/// Bytes that may be discarded or zeroed before a turn is over. Neither takes
-/// more than a few bytes of a request.
-const CLEARED_IN_A_TURN: u64 = 64 << 20;
 
 /// A virtio-blk device on an image file or a block device.
 ///
@@ -82,7 +79,7 @@ pub struct Blk {
     /// The guest may have an IOMMU in front of the disk.
     access_platform: bool,
     buffer: Vec<u8>,
-    /// Bytes that were discarded or zeroed in this turn.
+    /// Bytes that were discarded or zeroed for this request.
     cleared: u64,
     resize: Resize,
     /// The capacity that a frontend has last asked for. It knows it when it
@@ -293,13 +290,10 @@ impl Backend for Blk {
     }
 
     fn process(&mut self, _queue: u16, ring: &mut Ring<'_>) {
-        self.cleared = 0;
-        while self.cleared < CLEARED_IN_A_TURN {
-            let Some(mut chain) = ring.next_chain() else {
-                break;
-            };
+        while let Some(mut chain) = ring.next_chain() {
             let written = self.handle(&mut chain);
             ring.complete(chain, written);
+            ring.spend(std::mem::take(&mut self.cleared));
         }
     }
 }

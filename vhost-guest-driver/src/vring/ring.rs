@@ -88,6 +88,12 @@ impl<'m> Ring<'m> {
         self.completed += 1;
     }
 
+    /// Takes work from the turn that the length of a request does not show:
+    /// a few bytes can ask for as many to be discarded as there are.
+    pub fn spend(&mut self, bytes: u64) {
+        self.budget.bytes = self.budget.bytes.saturating_sub(bytes);
+    }
+
     /// How many requests were completed in this turn.
     pub fn completed(&self) -> u32 {
         self.completed
