@@ -339,11 +339,66 @@ fn every_message_is_tested_with_a_device() {
     }
 }
 
+/// All tests of a source.
+fn tests_of(source: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    for part in source.split("#[test]").skip(1) {
+        let (_, after) = part.split_once("fn ").expect("a function");
+        let (name, _) = after.split_once('(').expect("arguments");
+        names.push(name);
+    }
+    names
+}
+
+/// The sources below a directory, by the names that tables call them.
+fn named_sources(place: &Path, name: &str, sources: &mut Vec<(String, String)>) {
+    for entry in place.read_dir().expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let name = format!("{name}/{}", stem.expect("a name"));
+        if path.is_dir() {
+            named_sources(&path, &name, sources);
+        } else {
+            let text = fs::read_to_string(&path).expect("a source");
+            sources.push((name, text));
+        }
+    }
+}
+
+#[test]
+fn every_frontend_is_played_and_every_play_is_listed() {
+    let text = document("frontends.md");
+    let rows = rows(&text);
+    assert_eq!(counts(&rows).keys().collect::<Vec<_>>(), [&'F']);
+    for row in &rows {
+        let [id, frontend, what, tests] = row.cells[..] else {
+            panic!("{row:?}");
+        };
+        assert!(!frontend.is_empty() && !what.is_empty(), "{id}");
+        assert!(!tests_in(tests).is_empty(), "{id} has no test");
+    }
+    let named = tests_in(&text);
+    for (path, test) in &named {
+        let found = source(path).is_some_and(|source| has_test(&source, test));
+        assert!(found, "no such test: {path}::{test}");
+    }
+    let mut sources = Vec::new();
+    let place = "examples/tests/frontends";
+    named_sources(&root().join(place), place, &mut sources);
+    for (path, source) in &sources {
+        for test in tests_of(source) {
+            let listed = named.contains(&(path.as_str(), test));
+            assert!(listed, "{path}::{test} is in no row");
+        }
+    }
+}
+
 #[test]
 fn a_test_is_a_function_with_the_attribute() {
     let source = "#[test]\n#[ignore]\n/// Text.\nfn first() {}\n\nfn second() {}\n";
     assert!(has_test(source, "first"));
     assert!(!has_test(source, "second") && !has_test(source, "third"));
+    assert_eq!(tests_of(source), ["first"]);
     assert_eq!(
         tests_in("`device/a::b`, `Type::c`, `x`"),
         [("device/a", "b")]
