@@ -83,13 +83,12 @@ impl Memory {
     }
 
     /// Takes a new table; `false`, and the old one stays, if a region is
-    /// outside the window, or overlaps another.
+    /// outside the window, or has guest addresses of another.
     pub(crate) fn replace(&mut self, table: &MemTable<()>) -> bool {
         let mut regions: Vec<Region> = table.regions().copied().collect();
         let mut rest = regions.as_slice();
         while let [region, others @ ..] = rest {
-            let apart = |other: &Region| region.check_apart(other).is_ok();
-            if !self.fits(region) || !others.iter().all(apart) {
+            if !self.fits(region) || !others.iter().all(|other| apart(region, other)) {
                 return false;
             }
             rest = others;
@@ -103,14 +102,9 @@ impl Memory {
     /// Adds a region; `false` if it is outside the window, has guest addresses
     /// of another, or is one too many.
     pub(crate) fn add(&mut self, region: &Region) -> bool {
-        // No sum overflows, says `Region`.
-        let end = |region: &Region| region.guest_address() + (region.size() - 1);
-        let apart = |other: &Region| {
-            end(region) < other.guest_address() || end(other) < region.guest_address()
-        };
         if self.regions.len() >= MAX_REGIONS
             || !self.fits(region)
-            || !self.regions.iter().all(apart)
+            || !self.regions.iter().all(|other| apart(region, other))
         {
             return false;
         }
@@ -231,6 +225,13 @@ impl Memory {
     }
 }
 
+/// Whether the two have no guest address in common.
+fn apart(one: &Region, other: &Region) -> bool {
+    // No sum overflows, says `Region`.
+    let last = |region: &Region| region.guest_address() + (region.size() - 1);
+    last(one) < other.guest_address() || last(other) < one.guest_address()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,11 +273,8 @@ mod tests {
     fn keeps_the_old_table_when_the_new_one_is_bad() {
         let mut memory = memory(&[(0, 0x1000, 0)]);
         let outside = region(0x9000, 0x1000, 1 << 40);
-        let overlaps = [
-            region(0x5800, 0x1000, 0x2000),
-            region(0x9000, 0x1000, 0x800),
-        ];
-        for bad in [outside, overlaps[0], overlaps[1]] {
+        let overlaps = region(0x5800, 0x1000, 0x2000);
+        for bad in [outside, overlaps] {
             let bad = [(region(0x5000, 0x1000, 0), ()), (bad, ())];
             assert!(!memory.replace(&MemTable::new(bad.to_vec()).unwrap()));
         }
@@ -303,6 +301,12 @@ mod tests {
         assert!(memory.add(&region(0x8000, 0x1800, 0x4800)));
         assert_eq!(memory.translate(0x1900), Some((0x4900, 0x700)));
         assert_eq!(memory.translate(0x8100), Some((0x4900, 0x1700)));
+        let both: Vec<_> = memory
+            .regions()
+            .iter()
+            .map(|region| (*region, ()))
+            .collect();
+        assert!(memory.replace(&MemTable::new(both).unwrap()));
         // The other one stays.
         assert!(memory.remove(&region(0x1000, 0x1000, 0x4000)));
         assert_eq!(memory.translate(0x1900), None);

@@ -54,6 +54,7 @@ const RELAY: &[Literal] = &[
     // The messages of errors that are longer than a line.
     ("#[error(\n", None),
 ];
+const DRIVER: &[Literal] = &[("Err(", None), ("ok_or(", None), ("Reason = ", None)];
 
 /// What is covered. A crate, or a part of one, is a line.
 const PARTS: &[Part] = &[
@@ -83,6 +84,12 @@ const PARTS: &[Part] = &[
         DEVICE,
     ),
     part("vhost-guest-relay", &["."], &[], RELAY),
+    part(
+        "vhost-guest-driver",
+        &["server", "vring/fault.rs"],
+        &["RingFault"],
+        DRIVER,
+    ),
 ];
 
 const fn part(
