@@ -91,6 +91,19 @@ impl Vm {
         writeln!(input, "{line}").context("cannot type on the console")
     }
 
+    /// Types nothing on the guest's console, once in `period`, as long as it runs:
+    /// an interrupt of a serial port, that is. There is no typing then.
+    pub fn interrupt_each(&mut self, period: Duration) -> Result<()> {
+        let input = self.qemu.child().stdin.take();
+        let mut input = input.ok_or("QEMU has no input")?;
+        thread::spawn(move || {
+            while input.write_all(b"\n").is_ok() {
+                thread::sleep(period);
+            }
+        });
+        Ok(())
+    }
+
     /// What the guest says next; `None` once its console is closed. It is an
     /// error if the guest says that it failed, or says nothing for too long.
     pub fn next(&mut self) -> Result<Option<String>> {

@@ -25,11 +25,13 @@ use root::Root;
 
 /// How long everything may take; it takes a few minutes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(1500);
+/// How long the emulated host may stand still when the interrupt of a timer got lost.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What the emulated host loads besides the modules of its disk.
 const KVM_MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
 /// Serial ports of the emulated host: its own, and those that it passes the
 /// consoles of its machines on to.
-const CONSOLES: [&str; 3] = ["host", "backend", "frontend"];
+const CONSOLES: [&str; 4] = ["host", "backend", "frontend", "peer"];
 
 const MKE2FS: Program = Program {
     name: "mke2fs",
@@ -107,6 +109,15 @@ impl Lab {
         Ok(stripped)
     }
 
+    /// Builds the relay.
+    pub fn build_relay(&self) -> Result<PathBuf> {
+        let mut build = Command::new(workspace::cargo());
+        build.args(["build", "--quiet", "--release"]);
+        build.args(["--package", "vhost-guest-relay"]);
+        run(&mut build)?;
+        Ok(workspace::target().join("release/vhost-guest-relay"))
+    }
+
     /// The root of the emulated host, with KVM, QEMU and its storage daemon, and
     /// the guest that uses a disk. `script` is what happens, after
     /// `guest/host.sh`; `settings` are variables for both.
@@ -168,6 +179,7 @@ impl Lab {
 
     fn follow(&self, mut hear: impl FnMut(&str) -> Result<()>) -> Result<()> {
         let mut vm = self.start()?;
+        vm.interrupt_each(HEARTBEAT)?;
         let mut ended = false;
         while let Some(line) = vm.next()? {
             hear(&line)?;
@@ -186,7 +198,8 @@ impl Lab {
     /// change the interrupt requests of a processor without a lock where it
     /// enters a guest (`helper_vmrun`): on two processors the interrupt of a
     /// timer got lost now and then, and the emulated host never woke up again. On
-    /// one they cannot come in between, for it takes one instruction.
+    /// one they cannot come in between, for it takes one instruction. Where an
+    /// interrupt gets lost nevertheless, the next one of any device brings it back.
     fn start(&self) -> Result<Vm> {
         let serial = |name| format!("file:{}", self.log(name).display());
         let mut command = dying_with_us(&self.taskset);
@@ -199,6 +212,7 @@ impl Lab {
             .args(["-display", "none", "-serial", "stdio"])
             .args(["-serial", &serial("backend")])
             .args(["-serial", &serial("frontend")])
+            .args(["-serial", &serial("peer")])
             .arg("-drive")
             .arg(format!(
                 "file={},format=raw,if=virtio,cache=unsafe",

@@ -7,8 +7,6 @@
 mod vsock;
 
 use std::fmt::Display;
-use std::path::PathBuf;
-use std::process::Command;
 
 use super::lab::counts::Counts;
 use super::lab::root::{self, Root};
@@ -16,8 +14,6 @@ use super::lab::Lab;
 use super::module_lab::build;
 use crate::arguments::Arguments;
 use crate::error::Result;
-use crate::process::run as run_command;
-use crate::workspace;
 
 pub const HELP: &str = "\
 Builds the Linux driver and the relay, and boots an emulated host with KVM. On it
@@ -80,7 +76,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
 
 fn make_root(lab: &Lab, count: u32) -> Result<Root> {
     let built = build::build(&lab.host, &lab.directory("linux"))?;
-    let relay = build_relay()?;
+    let relay = lab.build_relay()?;
     let vsock = vsock::install()?;
     let echo = lab.directory("echo_bytes");
     vsock::build_echo(&echo)?;
@@ -107,14 +103,6 @@ fn make_root(lab: &Lab, count: u32) -> Result<Root> {
     let initramfs = lab.frontend(&modules, &[echo])?;
     root.write("lab/frontend.initramfs", &initramfs)?;
     Ok(root)
-}
-
-fn build_relay() -> Result<PathBuf> {
-    let mut build = Command::new(workspace::cargo());
-    build.args(["build", "--quiet", "--release"]);
-    build.args(["--package", "vhost-guest-relay"]);
-    run_command(&mut build)?;
-    Ok(workspace::target().join("release/vhost-guest-relay"))
 }
 
 /// Requests were served while the relay slept; the backends, which cannot have,

@@ -16,6 +16,8 @@ mount -t tmpfs tmpfs /tmp
 mount -t debugfs debugfs /sys/kernel/debug || fail "mounting debugfs"
 mount -t tracefs tracefs /sys/kernel/tracing || fail "mounting tracefs"
 [ -c /dev/kvm ] || fail "no /dev/kvm"
+# What comes there is only to interrupt.
+stty -echo </dev/console
 say "the host is up, with /dev/kvm"
 cd /run || fail "no /run"
 # For the memory of a VM: each page of it that is touched is an exit, and exits are
@@ -29,15 +31,16 @@ return=$(printf '\r')
 PATIENCE=300
 
 # open_logs: a machine's input is NAME.in, its output NAME.log, which goes to a
-# serial port of the host, too. There are two, to be read as 3 and 4.
+# serial port of the host, too. There are three, to be read as 3, 4 and 5.
 open_logs() {
-    for name in backend frontend; do
+    for name in backend frontend peer; do
         mkfifo $name.in
         : >$name.log
     done
     tail -f backend.log >/dev/ttyS1 &
     tail -f frontend.log >/dev/ttyS2 &
-    exec 3<backend.log 4<frontend.log
+    tail -f peer.log >/dev/ttyS3 &
+    exec 3<backend.log 4<frontend.log 5<peer.log
 }
 
 # nap: a moment, without a program.
@@ -76,6 +79,16 @@ next_line() {
             frontend_part=
         else
             frontend_part=$frontend_part$line
+            false
+        fi
+        ;;
+    peer)
+        if IFS= read -r line <&5; then
+            line=$peer_part$line
+            line=${line%"$return"}
+            peer_part=
+        else
+            peer_part=$peer_part$line
             false
         fi
         ;;

@@ -21,7 +21,7 @@ say() {
 fail() {
     dmesg | tail -n 20
     say "failed: $*"
-    sleep 1
+    sleep 2
     reboot -f
     sleep 60
 }
