@@ -108,7 +108,7 @@ impl Host {
 }
 
 /// What to install, of packages and whether they are there.
-fn missing(packages: impl Iterator<Item = (&'static str, bool)>) -> String {
+pub fn missing(packages: impl Iterator<Item = (&'static str, bool)>) -> String {
     let missing: Vec<_> = packages
         .filter_map(|(package, there)| (!there).then_some(package))
         .collect();

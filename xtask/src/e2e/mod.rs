@@ -15,6 +15,7 @@ mod kvm_lab;
 mod lab;
 mod migrate;
 mod module_lab;
+mod net_lab;
 mod pattern;
 mod relay_lab;
 mod vm;
@@ -25,12 +26,13 @@ use crate::error::Result;
 /// What a test is called, what its `--help` says, and what runs it.
 type Test = (&'static str, &'static str, fn(&mut Arguments) -> Result<()>);
 
-const TESTS: [Test; 5] = [
+const TESTS: [Test; 6] = [
     ("qemu-blk", blk::HELP, blk::run),
     ("qemu-migrate", migrate::HELP, migrate::run),
     ("kvm-lab", kvm_lab::HELP, kvm_lab::run),
     ("module", module_lab::HELP, module_lab::run),
     ("relay", relay_lab::HELP, relay_lab::run),
+    ("net", net_lab::HELP, net_lab::run),
 ];
 
 /// What the tests are called.
