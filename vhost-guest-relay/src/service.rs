@@ -90,7 +90,11 @@ impl<D: Device> Service<'_, D> {
         self.offer(device_type)?;
         (self.log)("a backend is connected");
         let (end, account) = match Session::new(self.device, backend, self.log) {
-            Ok(mut session) => (session.run(self.stop), session.account()),
+            Ok(mut session) => {
+                let ended = (session.run(self.stop), session.account());
+                session.leave();
+                ended
+            }
             Err(end) => (end, Account::default()),
         };
         self.withdraw()?;

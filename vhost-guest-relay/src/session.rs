@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -32,6 +33,8 @@ use crate::requests::{equip, Opened};
 use crate::socket::{Socket, MAX_FDS};
 use crate::transfer::Transfers;
 
+/// How long a backend may take to let a frontend go.
+const LEAVE: Duration = Duration::from_secs(5);
 /// A backend that takes longer for a reply is named in the log.
 const PATIENCE: Timespec = Timespec {
     tv_sec: 5,
@@ -111,6 +114,16 @@ impl<'a, D: Device> Session<'a, D> {
             if let Err(end) = self.step().and_then(|()| self.wait(stop)) {
                 return end;
             }
+        }
+    }
+
+    /// Tells the backend that there is no frontend any more, and lets it finish
+    /// what it has under way. It may be about to write what it finds in the
+    /// frontend's memory to a disk, and that is there until the device is reset.
+    pub fn leave(&self) {
+        // One that was told nothing has nothing under way.
+        if self.last.is_some() {
+            self.backend.finish(LEAVE);
         }
     }
 

@@ -7,9 +7,12 @@
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -86,6 +89,29 @@ impl Socket {
             }
         }
         Ok(())
+    }
+
+    /// Sends nothing any more, and waits until the backend does not, either; what
+    /// it still sends is for nobody. Not longer than `limit`.
+    pub fn finish(&self, limit: Duration) {
+        // Where nobody is, nobody has to be told.
+        let _ = self.stream.shutdown(Shutdown::Write);
+        let deadline = Instant::now() + limit;
+        loop {
+            match read(&self.stream, &mut [0; 4096]) {
+                Err(_) => return,
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let left = Timespec::try_from(left).unwrap_or_default();
+                    let _ = poll(&mut fds, Some(&left));
+                }
+            }
+            if Instant::now() >= deadline {
+                return;
+            }
+        }
     }
 
     /// Receives the next message. `None`: it is not here, or not all of it.

@@ -102,3 +102,21 @@ fn a_frontend_that_breaks_the_rules_is_told_of_with_the_rule() {
                     SET_LOG_FD was the last message passed on, no reply is owed";
     assert_eq!(end(&mut rig), expected);
 }
+
+/// What it has under way may be a write to a disk, of what it has yet to read out
+/// of the frontend's memory.
+#[test]
+fn the_frontends_memory_stays_until_the_backend_has_let_it_go() {
+    let mut rig = Rig::new();
+    rig.frontend_sends(&Request::SetOwner);
+    rig.backend_receives();
+    let resets = rig.resets();
+    rig.frontend_ends();
+    assert!(rig.backend_is_told_to_end());
+    // What it still has to say is for nobody.
+    rig.backend_replies(3, &Reply::Ack(0));
+    assert_eq!(rig.resets(), resets);
+    rig.backend_ends();
+    rig.next_session();
+    assert_eq!(rig.resets(), resets + 1);
+}

@@ -236,6 +236,10 @@ impl Rig {
 
     /// The backend of the session after this one.
     pub fn next_session(&mut self) {
+        // The relay waits for the end of the last one, and says before that
+        // nothing comes any more.
+        while (&self.backend).read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
+        self.backend_ends();
         self.backend = self.listener.accept().unwrap().0;
         self.context = Context::default();
     }
@@ -361,11 +365,20 @@ impl Rig {
     }
 
     pub fn backend_ends(&mut self) {
-        self.backend.shutdown(std::net::Shutdown::Both).unwrap();
+        // It may have ended before.
+        let _ = self.backend.shutdown(std::net::Shutdown::Both);
     }
 
-    /// Whether the relay closes the connection; it sends nothing before.
+    /// Whether the relay leaves the backend, which then ends the connection, too;
+    /// it sends nothing before.
     pub fn backend_was_left(&mut self) -> bool {
+        let left = self.backend_is_told_to_end();
+        self.backend_ends();
+        left
+    }
+
+    /// Whether the relay says that nothing comes any more.
+    pub fn backend_is_told_to_end(&mut self) -> bool {
         wait(&self.backend, PollFlags::IN);
         (&self.backend).read(&mut [0]).unwrap() == 0
     }
@@ -449,6 +462,8 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.stop = None;
+        // The relay waits for its end.
+        let _ = self.backend.shutdown(std::net::Shutdown::Both);
         let ended = self.service.take().unwrap().join();
         std::fs::remove_file(&self.path).unwrap();
         if !thread::panicking() {
