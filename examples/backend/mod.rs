@@ -28,7 +28,7 @@ use options::{Options, HELP};
 /// Why the program ends.
 #[derive(Debug, Error)]
 enum Failure {
-    #[error("{0} (see --help)")]
+    #[error("{0} (try --help)")]
     Usage(String),
     #[error(transparent)]
     Sysfs(#[from] sysfs::SysfsError),

@@ -75,13 +75,16 @@ impl Options {
                 options.help = true;
                 continue;
             }
-            let value = arguments.next().unwrap_or_default();
-            let wrong = || Failure::Usage(format!("{name} {value}"));
+            if !["--cycles", "--seed", "--leak"].contains(&&*name) {
+                return Err(Failure::Usage(format!("unknown option {name}")));
+            }
+            let missing = || Failure::Usage(format!("{name} needs a value"));
+            let value = arguments.next().ok_or_else(missing)?;
+            let bad = |what| Failure::Usage(format!("{name} {value}: not {what}"));
             match name.as_str() {
-                "--cycles" => options.cycles = value.parse().map_err(|_| wrong())?,
-                "--seed" => options.seed = value.parse().map_err(|_| wrong())?,
-                "--leak" => options.leak = Some(leak(&value).ok_or_else(wrong)?),
-                _ => return Err(wrong()),
+                "--cycles" => options.cycles = value.parse().map_err(|_| bad("a number"))?,
+                "--seed" => options.seed = value.parse().map_err(|_| bad("a number"))?,
+                _ => options.leak = Some(leak(&value).ok_or_else(|| bad("what can leak"))?),
             }
         }
         Ok(options)

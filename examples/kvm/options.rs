@@ -107,11 +107,11 @@ impl Options {
                 "--help" | "-h" => options.help = true,
                 "--kernel" => options.kernel = value()?.into(),
                 "--initramfs" => options.initramfs = Some(value()?.into()),
-                "--cmdline" => options.cmdline = text(value()?)?,
-                "--memory" => options.memory = memory(&text(value()?)?)?,
+                "--cmdline" => options.cmdline = text(&name, value()?)?,
+                "--memory" => options.memory = memory(&text(&name, value()?)?)?,
                 "--no-irqfd" => options.irqfd = false,
                 "--no-ioeventfd" => options.ioeventfd = false,
-                "--vhost-guest" => options.devices.push(device(&text(value()?)?)?),
+                "--vhost-guest" => options.devices.push(device(&text(&name, value()?)?)?),
                 _ => return Err(Usage(format!("unknown option {name}"))),
             }
         }
@@ -122,9 +122,9 @@ impl Options {
     }
 }
 
-fn text(value: OsString) -> Result<String, Usage> {
+fn text(name: &str, value: OsString) -> Result<String, Usage> {
     let text = value.into_string();
-    text.map_err(|value| Usage(format!("{}: not UTF-8", value.to_string_lossy())))
+    text.map_err(|value| Usage(format!("{name} {}: not UTF-8", value.to_string_lossy())))
 }
 
 fn memory(text: &str) -> Result<u64, Usage> {

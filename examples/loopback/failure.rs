@@ -10,7 +10,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The command line makes no sense.
-    #[error("{0} (see --help)")]
+    #[error("{0} (try --help)")]
     Usage(String),
 
     /// Something that the run needs is not to be had.

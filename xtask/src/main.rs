@@ -69,12 +69,12 @@ fn run(arguments: &mut Arguments) -> Result<()> {
             print!("{HELP}");
             Ok(())
         }
-        Some(other) => Err(format!("no such command: {other} (see cargo xtask help)").into()),
+        Some(other) => Err(format!("no such command: {other} (try cargo xtask help)").into()),
         None if arguments.flag("--help") => {
             print!("{HELP}");
             Ok(())
         }
-        None => Err("which command? (see cargo xtask help)".into()),
+        None => Err("which command? (try cargo xtask help)".into()),
     }
 }
 

@@ -238,7 +238,10 @@ impl Rig {
     pub fn next_session(&mut self) {
         // The relay waits for the end of the last one, and says before that
         // nothing comes any more.
-        while (&self.backend).read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
+        while (&self.backend)
+            .read(&mut [0; 4096])
+            .is_ok_and(|read| read > 0)
+        {}
         self.backend_ends();
         self.backend = self.listener.accept().unwrap().0;
         self.context = Context::default();
