@@ -29,7 +29,8 @@ connects: first on the host itself, as a control, and then in a guest of the
 example `kvm`, behind the relay and the Linux driver. Both times, the VMs answer each
 other, send 16 MiB by TCP either way, change the link, are killed and migrated, and
 testpmd is killed and started again; in the guest, it is counted each time that the
-relay and the device sleep while frames pass.
+relay and the device sleep while frames pass. The control has no migration: where
+testpmd polls on the emulated host itself, that host stands still then.
 
 Usage: cargo xtask e2e net [OPTIONS]
 

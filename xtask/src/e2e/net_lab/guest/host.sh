@@ -228,6 +228,24 @@ migrate() {
     [ "$line" = "$sent" ] || fail "a stream of $sent came as $line"
 }
 
+# go_away: not in the control. With testpmd polling on the emulated host itself, between
+# two VMs that stream, that host stood still each time.
+go_away() {
+    migrated="live migration in the midst of a stream, with RARP"
+    goes_on="and the migrated VM goes on"
+    case $way in
+    control)
+        say "step control untried: $migrated"
+        say "step control untried: $goes_on"
+        ;;
+    guest)
+        migrate
+        step "$migrated"
+        quietly "$goes_on" ping_through 56
+        ;;
+    esac
+}
+
 # walk WAY: all that a network card has to do.
 walk() {
     way=$1
@@ -256,9 +274,7 @@ walk() {
     quietly "frontend killed, and another one" ping_through 56
     restart
     quietly "testpmd killed, and another one" ping_through 56
-    migrate
-    step "live migration in the midst of a stream, with RARP"
-    quietly "and the migrated VM goes on" ping_through 56
+    go_away
     kill -9 $frontend $peer
     wait $frontend $peer
     case $way in
