@@ -37,6 +37,7 @@ use vm_memory::GuestAddressSpace;
 
 use crate::alarm::Alarm;
 use crate::builder::Services;
+use crate::connection::Connection;
 use crate::driver_memory::DriverMemory;
 use crate::fd::{FdKinds, Pump, Reaper, Signaller};
 use crate::inflight::InflightMemory;
@@ -47,7 +48,6 @@ use crate::options::Options;
 use crate::poller::{Interest, Poller, Token};
 use crate::queue::{Queues, MAX_CHAIN};
 use crate::registers::{Registers, Setup};
-use crate::relay::Connection;
 use crate::statistics::Statistics;
 use crate::virtio::device_config::Properties;
 use crate::virtio::feature;

@@ -50,6 +50,7 @@
 
 mod alarm;
 mod builder;
+mod connection;
 mod device;
 mod doorbells;
 mod driver_memory;
@@ -67,7 +68,6 @@ mod pci;
 mod poller;
 mod queue;
 mod registers;
-mod relay;
 mod snapshot;
 mod socket_file;
 mod statistics;

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use rustix::process::{getrlimit, Resource};
 
+use crate::connection::socket::MAX_FDS;
 use crate::error::BuildError;
 use crate::fd::{MemoryPolicy, OVERLOAD};
 use crate::queue::{QUEUES, QUEUES_WITH_MIGRATION};
-use crate::relay::socket::MAX_FDS;
 
 /// Largest number of vrings: their index is 8 bits wide in some messages.
 const MAX_VHOST_QUEUES: u16 = 256;

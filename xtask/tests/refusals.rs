@@ -70,7 +70,7 @@ const PARTS: &[Part] = &[
             "memory",
             "fd",
             "inflight.rs",
-            "relay",
+            "connection",
             "device",
             "registers",
         ],

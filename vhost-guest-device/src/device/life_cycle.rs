@@ -13,6 +13,7 @@ use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device, MAX_QUEUE_SIZE, TRUNCATED};
+use crate::connection::{CHANNEL_REPLIES, REQUESTS};
 use crate::error::Fault;
 use crate::interrupts::ArmFailure;
 use crate::pci::bars::WINDOW_BAR;
@@ -20,7 +21,6 @@ use crate::pci::BarMove;
 use crate::poller::Token;
 use crate::queue::MessageQueue;
 use crate::registers::Effect;
-use crate::relay::{CHANNEL_REPLIES, REQUESTS};
 use crate::virtio::feature;
 
 impl<M: GuestAddressSpace> Device<M> {

@@ -9,10 +9,10 @@ use std::os::fd::AsFd;
 use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device, TRUNCATED};
+use crate::connection::session::Session;
+use crate::connection::{Connection, Step};
 use crate::error::Fault;
 use crate::poller::{Interest, Ready, Token};
-use crate::relay::session::Session;
-use crate::relay::{Connection, Step};
 
 /// Messages moved in one turn, so that neither a chatty frontend nor a chatty
 /// guest keeps the lock from a vCPU.

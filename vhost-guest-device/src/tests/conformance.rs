@@ -14,9 +14,9 @@ use super::rig::{
     self, message, place, words, Rig, NEEDS_RESET, QUEUE_SELECT, QUEUE_SIZE, STATUS, VRINGS,
 };
 use super::siege::{signalled, take_config_interrupt, NEED_REPLY, PLAIN, REPLY};
+use crate::connection::session::carried;
 use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX};
 use crate::queue::MessageQueue;
-use crate::relay::session::carried;
 use crate::virtio::common_config::QueueSetup;
 use crate::virtio::{feature, NO_VECTOR};
 

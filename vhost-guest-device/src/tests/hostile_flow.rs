@@ -19,8 +19,8 @@ use super::rig::{self, event, memory_file, message, words, Frontend};
 use super::siege::{
     assert_closed, descriptors_of, wait_for_turn, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER,
 };
+use crate::connection::session::carried;
 use crate::pci::bars::COMMON;
-use crate::relay::session::carried;
 
 /// Sends the same message until the socket is full. Returns how often.
 fn flood(frontend: &mut Frontend, bytes: &[u8]) -> usize {

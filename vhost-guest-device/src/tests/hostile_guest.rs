@@ -14,8 +14,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::{memory_file, message, place, words, Frontend, Rig, QUEUE_SIZE};
 use super::siege::{sample, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
+use crate::connection::session::carried;
 use crate::pci::bars::{COMMON, DEVICE};
-use crate::relay::session::carried;
 use crate::virtio::feature;
 
 const NEXT: u16 = 1;

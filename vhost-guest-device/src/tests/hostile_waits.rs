@@ -22,11 +22,11 @@ use super::rig::{event, message, words, Rig, DOORBELLS, FIRST_KICK, STATUS, VRIN
 use super::siege::{
     assert_closed, assert_nothing_connected, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER,
 };
+use crate::connection::session::carried;
+use crate::connection::socket::MAX_FDS;
 use crate::fd::fuse_tests::Mount;
 use crate::fd::Reaper;
 use crate::pci::bars::{DRIVER_AUX, MSIX_PENDING, MSIX_TABLE};
-use crate::relay::session::carried;
-use crate::relay::socket::MAX_FDS;
 
 /// Each request with a descriptor.
 fn requests() -> [(u32, Vec<u8>); 10] {

@@ -16,9 +16,9 @@ use vm_memory::{Bytes, GuestAddress};
 use super::rig::{self, event, memory_file, message, words, Frontend, Rig, BARS, DOORBELLS};
 use super::siege::{assert_nothing_connected, signalled, take_config_interrupt};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
+use crate::connection::session::carried;
 use crate::pci::bars::{COMMON, DRIVER_AUX, MSIX_TABLE};
 use crate::poller;
-use crate::relay::session::carried;
 
 /// Gives the device a region, a kick on vector 5, and a call.
 fn share(rig: &mut Rig, frontend: &mut Frontend) -> std::os::fd::OwnedFd {

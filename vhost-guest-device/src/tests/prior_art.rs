@@ -18,9 +18,9 @@ use super::rig::{
     self, event, memory_file, message, words, Frontend, Rig, BARS, DOORBELLS, STATUS, VRINGS,
 };
 use super::siege::{signalled, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
+use crate::connection::session::carried;
 use crate::pci::bars::{DEVICE, DRIVER_AUX};
 use crate::poller;
-use crate::relay::session::carried;
 
 /// A table of one region, at guest address 0.
 fn share(rig: &mut Rig, frontend: &mut Frontend) -> fs::File {

@@ -14,9 +14,9 @@ use vhost_guest_vmm_traits::test_utils::Call;
 
 use super::rig::{message, STATUS};
 use super::siege::{Siege, PLAIN};
+use crate::connection::session::carried;
 use crate::error::Fault;
 use crate::poller::Unwaitable;
-use crate::relay::session::carried;
 
 /// Paths of wake-ups that the kernel allows from one file through another epoll
 /// set (`path_limits` of `fs/eventpoll.c`).

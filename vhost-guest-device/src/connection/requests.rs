@@ -12,12 +12,12 @@ use vhost_guest_msg::{
 };
 use vm_memory::GuestAddressSpace;
 
+use crate::connection::handlers::{self, Forward, OnRefusal, Opens, Resources, Then};
+use crate::connection::{Duty, Step, REQUESTS};
 use crate::device::Device;
 use crate::error::{Fault, Refusal};
 use crate::fd::ForeignFd;
 use crate::memory::{Outcome, Ticket};
-use crate::relay::handlers::{self, Forward, OnRefusal, Opens, Resources, Then};
-use crate::relay::{Duty, Step, REQUESTS};
 
 type Request = Message<FrontendRequest<ForeignFd>>;
 

@@ -12,10 +12,10 @@
 use vhost_guest_msg::{DeviceStateReply, Transfer};
 use vm_memory::GuestAddressSpace;
 
+use crate::connection::{Connection, Step, MIGRATION_LOAD, MIGRATION_SAVE};
 use crate::device::Device;
 use crate::error::Fault;
 use crate::fd::Next;
-use crate::relay::{Connection, Step, MIGRATION_LOAD, MIGRATION_SAVE};
 
 impl<M: GuestAddressSpace> Device<M> {
     /// Moves one buffer of device state, in the direction of the transfer.

@@ -13,13 +13,13 @@ use std::os::fd::OwnedFd;
 use vhost_guest_msg::{decode_whole, Accepted, Endian, HeaderFlags, LogReply, Reply};
 use vm_memory::GuestAddressSpace;
 
+use crate::connection::handlers::{OnRefusal, Then};
+use crate::connection::{Connection, Duty, Step, REPLIES};
 use crate::device::Device;
 use crate::doorbells::Doorbell;
 use crate::error::Fault;
 use crate::inflight::InflightError;
 use crate::memory::{Area, Outcome, Ticket};
-use crate::relay::handlers::{OnRefusal, Then};
-use crate::relay::{Connection, Duty, Step, REPLIES};
 
 impl<M: GuestAddressSpace> Device<M> {
     /// Moves one reply to the frontend: the device's own whose turn has come,

@@ -13,13 +13,13 @@ use vhost_guest_msg::{
 };
 use vm_memory::GuestAddressSpace;
 
+use crate::connection::session::Session;
+use crate::connection::socket::Socket;
+use crate::connection::{Channel, Step, CHANNEL_REPLIES, CHANNEL_REQUESTS};
 use crate::device::Device;
 use crate::error::Fault;
 use crate::fd::{ChannelSocket, ForeignFd};
 use crate::poller::Token;
-use crate::relay::session::Session;
-use crate::relay::socket::Socket;
-use crate::relay::{Channel, Step, CHANNEL_REPLIES, CHANNEL_REQUESTS};
 
 /// The answer to a request that the frontend does not get.
 const FAILED: Reply = Reply::Ack(1);

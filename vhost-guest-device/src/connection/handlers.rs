@@ -15,6 +15,7 @@ use vhost_guest_msg::{
     SetInflight, Verdict, VringAddr, VringFd,
 };
 
+use crate::connection::session::Session;
 use crate::doorbells::Doorbell;
 use crate::error::{Fault, Refusal};
 use crate::fd::{
@@ -23,7 +24,6 @@ use crate::fd::{
 use crate::inflight::InflightMemory;
 use crate::memory::{Area, Memory, MemoryError, Ticket};
 use crate::registers::{Registers, ServiceError};
-use crate::relay::session::Session;
 
 /// What a handler works on.
 pub(crate) struct Resources<'a> {

@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The relay: messages between the frontend's sockets and the guest's queues.
+//! One frontend: messages between the frontend's sockets and the guest's queues.
 //!
 //! ```text
 //!             frontend                                     guest
