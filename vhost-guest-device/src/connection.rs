@@ -2,16 +2,16 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One frontend: messages between the frontend's sockets and the guest's queues.
+//! One frontend: messages between its sockets and the guest's queues.
 //!
 //! ```text
-//!             frontend                                     guest
-//!      main socket ──── requests ───▶ requests.rs ───▶ queue 0
-//!                  ◀─── replies ──── replies.rs ◀──── queue 1
-//!  backend channel ──── replies ───▶ channel.rs ───▶ queue 2
-//!                  ◀─── requests ─── channel.rs ◀──── queue 3
-//!    state channel ◀─── saved bytes ── state.rs ◀───── queue 4
-//!                  ──── loaded bytes ─ state.rs ─────▶ queue 5
+//!             frontend                                                  guest
+//!      main socket ──── requests ─────── requests.rs ─────────▶ queue 0
+//!                  ◀─── replies ──────── replies.rs ────────── queue 1
+//!  backend channel ──── replies ──────── backend_channel.rs ──▶ queue 2
+//!                  ◀─── requests ─────── backend_channel.rs ─── queue 3
+//!    state channel ◀─── saved bytes ──── device_state.rs ────── queue 4
+//!                  ──── loaded bytes ─── device_state.rs ─────▶ queue 5
 //! ```
 //!
 //! Each arrow is one step, which moves one message, whole or not at all. At
@@ -20,28 +20,53 @@
 //! before the socket has taken the message before. So a peer that does not
 //! read stops the other one, and costs the VMM nothing.
 //!
-//! What a request asks of the device is in [`handlers`], one function each.
+//! What a message means to the device is told by its family, one file each:
+//! [`features`], [`memory`], [`vring`], [`configuration`], [`inflight`],
+//! [`log`], [`device_state`], [`backend_channel`]. Each has the same order:
+//! requests, what has to wait, what the reply does, what refuses. [`switch`]
+//! knows which request belongs where.
 
 mod account;
-pub(crate) mod channel;
-pub(crate) mod handlers;
-pub(crate) mod replies;
-pub(crate) mod requests;
-pub(crate) mod session;
-pub(crate) mod socket;
-mod state;
+mod backend_channel;
+mod configuration;
+mod device_state;
+mod driver_queues;
+mod features;
+mod inflight;
+mod log;
+mod memory;
+mod replies;
+mod requests;
+mod session;
+mod socket;
+mod switch;
+mod vring;
+
+pub(crate) use driver_queues::DriverQueues;
+#[cfg(test)]
+pub(crate) use features::carried;
+pub(crate) use inflight::InflightMemory;
+pub(crate) use session::Session;
+pub(crate) use socket::MAX_FDS;
 
 use std::os::fd::OwnedFd;
 
 use vhost_guest_msg::{Channel as Direction, FrontendRequest, Message, ReplyTracker};
+use vm_memory::GuestMemory;
 
-use crate::fd::{ForeignFd, Reaper, Stream};
-use crate::memory::Ticket;
+use crate::error::Fault;
+use crate::fd::{FdKinds, ForeignFd, Pump, Reaper, Stream};
+use crate::journal::Journal;
+use crate::memory::{Memory, Ticket};
+use crate::poller::Poller;
 use crate::queue::Reserved;
+use crate::registers::Registers;
+use crate::statistics::Statistics;
 use account::Account;
-use handlers::Then;
-use session::Session;
+use backend_channel::Channel;
 use socket::Socket;
+use switch::Then;
+use vring::Vrings;
 
 /// The queue with requests of the frontend's, to the guest.
 pub(crate) const REQUESTS: u16 = 0;
@@ -51,7 +76,6 @@ pub(crate) const REPLIES: u16 = 1;
 pub(crate) const CHANNEL_REPLIES: u16 = 2;
 /// The queue with the guest's backend requests.
 pub(crate) const CHANNEL_REQUESTS: u16 = 3;
-
 /// The queue with the state that the guest saves.
 pub(crate) const MIGRATION_SAVE: u16 = 4;
 /// The queue with the state that the guest loads.
@@ -62,7 +86,7 @@ const OUTSTANDING: usize = 64;
 
 /// Whether a step moved a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+enum Step {
     /// It did; there may be more.
     Moved,
     /// It has to wait for an event.
@@ -73,55 +97,51 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct Duty {
     /// The frontend is waiting for the reply; else only the device is.
-    pub pass: bool,
+    pass: bool,
     /// What follows.
-    pub then: Then,
+    then: Then,
 }
 
-/// The backend channel.
-#[derive(Debug)]
-pub(crate) enum Channel {
-    /// `SET_BACKEND_REQ_FD` has not come.
-    Absent,
-    /// Open.
-    Open(Socket),
-    /// The frontend closed its end: requests fail, as far as they can.
-    Closed,
-}
-
-impl Channel {
-    /// The socket, if it is open.
-    pub(crate) fn socket(&mut self) -> Option<&mut Socket> {
-        match self {
-            Self::Open(socket) => Some(socket),
-            Self::Absent | Self::Closed => None,
-        }
-    }
+/// What is the device's, and a connection works on.
+pub(crate) struct Resources<'a> {
+    pub registers: &'a mut Registers,
+    pub memory: &'a mut Memory,
+    pub inflight: &'a mut InflightMemory,
+    /// Moves device state, if the VMM wants that.
+    pub pump: Option<&'a mut Pump>,
+    pub kinds: &'a FdKinds,
+    pub reaper: &'a Reaper,
+    pub poller: &'a mut Poller,
+    pub journal: &'a mut Journal,
+    pub statistics: &'a mut Statistics,
+    /// Asks for a turn.
+    pub wake: &'a OwnedFd,
 }
 
 /// One frontend, from accept to loss.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub socket: Socket,
-    pub channel: Channel,
+    channel: Channel,
     pub session: Session,
+    vrings: Vrings,
     /// The frontend's last request that went to the guest.
-    pub last: Option<u32>,
+    last: Option<u32>,
     /// Replies that the guest owes to requests of the frontend's.
     pub replies: ReplyTracker<Duty>,
     /// Replies that the frontend owes to backend requests, by their number.
     pub channel_replies: ReplyTracker<u32>,
-    /// A request that waits until an earlier memory change is settled.
+    /// A request that has to wait.
     pub held: Option<Message<FrontendRequest<ForeignFd>>>,
     /// Memory to be settled after a barrier: a `GET_FEATURES` of the device's
     /// own, for frontends without `REPLY_ACK` (QEMU does the same).
-    pub barrier: Option<Ticket>,
+    barrier: Option<Ticket>,
     /// A buffer of queue 0 for the next request.
-    pub request_buffer: Option<Reserved>,
+    request_buffer: Option<Reserved>,
     /// A buffer of queue 2 for the next reply on the backend channel.
-    pub reply_buffer: Option<Reserved>,
+    reply_buffer: Option<Reserved>,
     /// The latest transfer of device state.
-    pub stream: Option<Stream>,
+    stream: Option<Stream>,
 }
 
 impl Connection {
@@ -132,6 +152,7 @@ impl Connection {
             socket: Socket::new(fd, reaper, session.limits()),
             channel: Channel::Absent,
             session,
+            vrings: Vrings::default(),
             last: None,
             replies: ReplyTracker::new(Direction::Main, OUTSTANDING),
             channel_replies: ReplyTracker::new(Direction::Backend, OUTSTANDING),
@@ -143,10 +164,33 @@ impl Connection {
         }
     }
 
-    /// Whether the next request of the frontend's can be read.
-    pub(crate) fn wants_request(&self) -> bool {
-        let ready = self.request_buffer.is_some() && !self.replies.is_full();
-        ready && self.held.is_none() && self.barrier.is_none()
+    /// Moves at most one message in each direction. `false` if none moved.
+    ///
+    /// # Errors
+    ///
+    /// A peer's fault, or the environment's, which ends the connection.
+    pub(crate) fn step(
+        &mut self,
+        on: &mut Resources<'_>,
+        queues: &mut DriverQueues<'_, impl GuestMemory>,
+    ) -> Result<bool, Fault> {
+        let moved = [
+            self.step_reply(on, queues)?,
+            self.step_request(on, queues)?,
+            self.step_channel_request(on, queues)?,
+            self.step_channel_reply(on, queues)?,
+            self.step_device_state(on, queues)?,
+        ];
+        Ok(moved.contains(&Step::Moved))
+    }
+
+    /// The driver has reset a queue: a buffer of it is gone.
+    pub(crate) fn forget_buffer(&mut self, queue: u16) {
+        match queue {
+            REQUESTS => self.request_buffer = None,
+            CHANNEL_REPLIES => self.reply_buffer = None,
+            _ => {}
+        }
     }
 
     /// Where it is, for the log.
@@ -158,6 +202,18 @@ impl Connection {
         }
     }
 
+    /// Whether the guest owes the frontend anything, or would if it asked.
+    pub(crate) fn may_wait_for_guest(&self) -> bool {
+        let owes = self.waits_for_guest() || self.request_buffer.is_none();
+        owes && !self.is_behind()
+    }
+
+    /// Whether the frontend waits for the guest now.
+    pub(crate) fn is_kept_waiting(&self) -> bool {
+        let asks = self.request_buffer.is_none() && self.socket.has_unread();
+        (self.waits_for_guest() || asks) && !self.is_behind()
+    }
+
     /// Whether the frontend waits for something that is the guest's to do.
     pub(crate) fn waits_for_guest(&self) -> bool {
         self.replies.owed().is_some() || self.held.is_some()
@@ -166,10 +222,5 @@ impl Connection {
     /// Whether the frontend could do more itself: read what is there for it.
     pub(crate) fn is_behind(&self) -> bool {
         self.socket.is_sending()
-    }
-
-    /// Whether the next reply on the backend channel can be read.
-    pub(crate) fn wants_channel_reply(&self) -> bool {
-        self.reply_buffer.is_some()
     }
 }

@@ -37,15 +37,14 @@ use vm_memory::GuestAddressSpace;
 
 use crate::alarm::Alarm;
 use crate::builder::Services;
-use crate::connection::Connection;
-use crate::driver_memory::DriverMemory;
+use crate::connection::{Connection, DriverQueues, InflightMemory, Resources};
+use crate::driver_memory::{DriverMemory, View};
 use crate::fd::{FdKinds, Pump, Reaper, Signaller};
-use crate::inflight::InflightMemory;
 use crate::journal::Journal;
 use crate::listener::Listener;
 use crate::memory::{Memory, MemoryLimits, Watch};
 use crate::options::Options;
-use crate::poller::{Interest, Poller, Token};
+use crate::poller::{self, Interest, Poller, Token};
 use crate::queue::{Queues, MAX_CHAIN};
 use crate::registers::{Registers, Setup};
 use crate::statistics::Statistics;
@@ -89,6 +88,13 @@ pub(crate) struct Device<M> {
     /// The window is not where the guest has put it, until a reset is done.
     window_waits: bool,
 }
+
+/// A connection, and what it works on.
+type Connected<'a, M> = (
+    &'a mut Connection,
+    Resources<'a>,
+    DriverQueues<'a, View<<M as GuestAddressSpace>::T>>,
+);
 
 /// What a frontend did that made its memory smaller after it shared it.
 const TRUNCATED: &str = "memory that it shared was truncated";
@@ -214,8 +220,27 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// Asks for a turn.
     pub(crate) fn wake(&self) {
-        // The counter can only be full if a turn is due anyway.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        poller::wake(&self.wake);
+    }
+
+    /// The connection, if there is one, with what it works on.
+    pub(crate) fn connected(&mut self) -> Option<Connected<'_, M>> {
+        let connection = self.connection.as_mut()?;
+        let memory = self.guest.view(self.registers.features());
+        let queues = DriverQueues::new(&mut self.queues, memory);
+        let resources = Resources {
+            registers: &mut self.registers,
+            memory: &mut self.memory,
+            inflight: &mut self.inflight,
+            pump: self.pump.as_mut(),
+            kinds: &self.kinds,
+            reaper: &self.reaper,
+            poller: &mut self.poller,
+            journal: &mut self.journal,
+            statistics: &mut self.statistics,
+            wake: &self.wake,
+        };
+        Some((connection, resources, queues))
     }
 }
 

@@ -57,7 +57,6 @@ mod driver_memory;
 mod error;
 mod fd;
 mod function;
-mod inflight;
 mod interrupts;
 mod journal;
 mod listener;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{getrlimit, Resource};
 
-use crate::connection::socket::MAX_FDS;
+use crate::connection::MAX_FDS;
 use crate::error::BuildError;
 use crate::fd::{MemoryPolicy, OVERLOAD};
 use crate::queue::{QUEUES, QUEUES_WITH_MIGRATION};

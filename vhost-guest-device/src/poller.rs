@@ -185,6 +185,12 @@ impl Poller {
     }
 }
 
+/// Makes an eventfd readable that somebody waits for.
+pub(crate) fn wake(eventfd: &OwnedFd) {
+    // Its counter can only be full if it is readable anyway.
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
 /// Waits on an epoll descriptor until something is ready. Returns without
 /// events when a signal interrupts it.
 pub(crate) fn wait(epoll: BorrowedFd<'_>, block: bool) -> io::Result<Vec<Ready>> {

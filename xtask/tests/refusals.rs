@@ -66,14 +66,7 @@ const PARTS: &[Part] = &[
     ),
     part(
         "vhost-guest-device",
-        &[
-            "memory",
-            "fd",
-            "inflight.rs",
-            "connection",
-            "device",
-            "registers",
-        ],
+        &["memory", "fd", "connection", "device", "registers"],
         &[
             "MemoryError",
             "FdError",

@@ -10,15 +10,14 @@
 use vhost_guest_msg::{
     row, Channel, DecodeError, Endian, FrontendRequest, Message, Reason, Reply, ReplyExpectation,
 };
-use vm_memory::GuestAddressSpace;
+use vm_memory::GuestMemory;
 
-use crate::connection::handlers::{self, Forward, OnRefusal, Opens, Resources, Then};
-use crate::connection::{Duty, Step, REQUESTS};
-use crate::device::Device;
+use super::switch::{Forward, Then};
+use super::{Connection, DriverQueues, Duty, Resources, Step, REQUESTS};
 use crate::error::{Fault, Refusal};
 use crate::fd::ForeignFd;
-use crate::memory::{Outcome, Ticket};
 
+/// A request as it came.
 type Request = Message<FrontendRequest<ForeignFd>>;
 
 /// A message that has the form of its request, with a value that nobody can
@@ -44,75 +43,93 @@ impl Impossible {
     }
 }
 
-impl<M: GuestAddressSpace> Device<M> {
+/// What comes next on the way to the guest.
+enum Next {
+    /// Nothing, until an event.
+    Nothing,
+    /// A request that was answered without the guest.
+    Refused,
+    /// A message for the guest.
+    Message(Vec<u8>),
+}
+
+impl Connection {
+    /// Whether the next request of the frontend's can be read.
+    pub(crate) fn wants_request(&self) -> bool {
+        let ready = self.request_buffer.is_some() && !self.replies.is_full();
+        ready && self.held.is_none() && self.barrier.is_none()
+    }
+
     /// Moves one request of the frontend's to the guest.
-    pub(crate) fn step_request(&mut self) -> Result<Step, Fault> {
-        if !self.reserve_for_request()? {
+    pub(super) fn step_request(
+        &mut self,
+        on: &mut Resources<'_>,
+        queues: &mut DriverQueues<'_, impl GuestMemory>,
+    ) -> Result<Step, Fault> {
+        // There has to be room to remember the reply, and a frontend does not
+        // send more descriptors than can be closed.
+        if self.replies.is_full() || on.reaper.is_overloaded() {
             return Ok(Step::Idle);
         }
-        if let Some(ticket) = self.connection.as_mut().and_then(|c| c.barrier.take()) {
-            self.forward_barrier(ticket)?;
-            return Ok(Step::Moved);
-        }
-        let message = match self.next_request()? {
-            None => return Ok(Step::Idle),
-            Some(Ok(message)) => message,
-            Some(Err(error)) => {
-                self.statistics.requests += 1;
-                let (code, reason) = (error.code, error.reason);
-                self.refuse(code, error.need_reply, reason.to_string())?;
+        let buffer = match self.request_buffer.take() {
+            Some(buffer) => buffer,
+            None => match queues.reserve(REQUESTS)? {
+                Some(buffer) => buffer,
+                None => return Ok(Step::Idle),
+            },
+        };
+        let step = match self.next(on)? {
+            Next::Message(message) => {
+                queues.deliver(REQUESTS, buffer, &message, on.registers)?;
                 return Ok(Step::Moved);
             }
+            Next::Refused => Step::Moved,
+            Next::Nothing => Step::Idle,
         };
-        if self.has_to_wait(&message.request) {
-            if let Some(connection) = &mut self.connection {
-                connection.held = Some(message);
+        self.request_buffer = Some(buffer);
+        Ok(step)
+    }
+
+    /// The barrier, the request that was held, or the next one from the socket,
+    /// carried out.
+    fn next(&mut self, on: &mut Resources<'_>) -> Result<Next, Fault> {
+        if let Some(ticket) = self.barrier.take() {
+            return self.barrier_behind(ticket, on).map(Next::Message);
+        }
+        let message = match self.next_request()? {
+            None => return Ok(Next::Nothing),
+            Some(Ok(message)) => message,
+            Some(Err(error)) => {
+                on.statistics.requests += 1;
+                let (code, reason) = (error.code, error.reason);
+                return self.refuse(code, error.need_reply, &reason.to_string(), on);
             }
-            return Ok(Step::Idle);
-        }
-        self.statistics.requests += 1;
-        self.carry_out(message)?;
-        Ok(Step::Moved)
-    }
-
-    /// Whether a request cannot be carried out yet.
-    fn has_to_wait(&self, request: &FrontendRequest<ForeignFd>) -> bool {
-        if matches!(request, FrontendRequest::CheckDeviceState) {
-            // Whether the state has arrived is known when all of it has.
-            let stream = self.connection.as_ref().and_then(|c| c.stream.as_ref());
-            return stream.is_some_and(|stream| !stream.is_done());
-        }
-        // One generation at a time: the earlier change has to be settled.
-        handlers::changes_memory(request) && self.memory.is_pending()
-    }
-
-    /// Makes sure of a guest buffer, and of room to remember the reply.
-    fn reserve_for_request(&mut self) -> Result<bool, Fault> {
-        let Some(connection) = &mut self.connection else {
-            return Ok(false);
         };
-        // A frontend does not send more descriptors than can be closed.
-        if connection.replies.is_full() || self.reaper.is_overloaded() {
-            return Ok(false);
+        if self.has_to_wait(&message.request, on) {
+            self.held = Some(message);
+            return Ok(Next::Nothing);
         }
-        if connection.request_buffer.is_none() {
-            let memory = self.guest.view(self.registers.features());
-            connection.request_buffer = self.queues.reserve(REQUESTS, &memory)?;
+        on.statistics.requests += 1;
+        let Message {
+            need_reply,
+            request,
+        } = message;
+        let code = request.code();
+        match self.carry_out(request, on) {
+            Ok(forward) => self.forward(forward, need_reply, on).map(Next::Message),
+            Err(Refusal::Fatal(fault)) => Err(fault),
+            Err(Refusal::Request(reason)) => self.refuse(code, need_reply, &reason, on),
         }
-        Ok(connection.request_buffer.is_some())
     }
 
     /// The request that was held, or the next one from the socket, which may be
     /// one that nobody can comply with.
     fn next_request(&mut self) -> Result<Option<Result<Request, Impossible>>, Fault> {
-        let Some(connection) = &mut self.connection else {
-            return Ok(None);
-        };
-        if let Some(message) = connection.held.take() {
+        if let Some(message) = self.held.take() {
             return Ok(Some(Ok(message)));
         }
-        let session = &connection.session;
-        connection.socket.receive(|frame| {
+        let session = &self.session;
+        self.socket.receive(|frame| {
             let (limits, context) = (session.limits(), session.context());
             match FrontendRequest::decode(frame, Endian::NATIVE, limits, context) {
                 Ok(message) => Ok(Ok(message)),
@@ -121,148 +138,68 @@ impl<M: GuestAddressSpace> Device<M> {
         })
     }
 
-    /// Acquires what a request asks for and forwards it, or refuses it.
-    fn carry_out(&mut self, message: Request) -> Result<(), Fault> {
-        let Some(connection) = &mut self.connection else {
-            return Ok(());
-        };
-        let Message {
-            need_reply,
-            request,
-        } = message;
-        let code = request.code();
-        let mut resources = Resources {
-            registers: &mut self.registers,
-            memory: &mut self.memory,
-            session: &mut connection.session,
-            kinds: &self.kinds,
-            inflight: &mut self.inflight,
-            pump: self.pump.as_mut(),
-        };
-        match handlers::carry_out(request, &mut resources) {
-            Ok(forward) => self.forward(forward, need_reply),
-            Err(Refusal::Fatal(fault)) => Err(fault),
-            Err(Refusal::Request(reason)) => self.refuse(code, need_reply, reason),
-        }
-    }
-
     /// Answers a request that is not carried out, or disconnects a frontend that
     /// would not read the answer. Nothing has changed.
-    fn refuse(&mut self, code: u32, need_reply: bool, reason: String) -> Result<(), Fault> {
-        let Some(connection) = &mut self.connection else {
-            return Ok(());
-        };
+    fn refuse(
+        &mut self,
+        code: u32,
+        need_reply: bool,
+        reason: &str,
+        on: &mut Resources<'_>,
+    ) -> Result<Next, Fault> {
         let name = row(Channel::Main, code).map_or("a request", |row| row.name);
-        match Reply::refusal(code, need_reply, connection.session.context()) {
-            Some(refusal) => {
-                self.journal
-                    .warn(format_args!("frontend: {name} refused: {reason}"));
-                let noted = connection.replies.expect_local(code, refusal);
-                noted.map_err(Fault::frontend)
-            }
-            None => Err(Fault::frontend(format_args!("{name}: {reason}"))),
-        }
+        let refusal = Reply::refusal(code, need_reply, self.session.context());
+        let Some(refusal) = refusal else {
+            return Err(Fault::frontend(format_args!("{name}: {reason}")));
+        };
+        on.journal
+            .warn(format_args!("frontend: {name} refused: {reason}"));
+        let noted = self.replies.expect_local(code, refusal);
+        noted.map_err(Fault::frontend)?;
+        Ok(Next::Refused)
     }
 
-    /// Forwards a request that was carried out, and notes what its reply is
-    /// for.
-    fn forward(&mut self, forward: Forward, need_reply: bool) -> Result<(), Fault> {
-        let Forward {
-            request,
-            mut then,
-            opens,
-        } = forward;
-        match opens {
-            Some(Opens::Channel(socket)) => self.open_channel(socket),
-            Some(Opens::Stream(stream)) => {
-                if let Some(connection) = &mut self.connection {
-                    // One before it is over, finished or not.
-                    connection.stream = Some(stream);
-                }
-            }
-            None => {}
-        }
-        let connection = self.connection.as_ref();
-        let acknowledges = connection.is_some_and(|c| c.session.acknowledges());
-        // Memory that goes away needs the guest's proof that it has seen the
-        // message, whether or not the frontend wants to hear of it.
-        let settles = matches!(then, Then::Settle(..));
-        let ask = need_reply || (settles && acknowledges && self.memory.needs_proof());
-        if !(ask && acknowledges) {
-            then = match then {
-                Then::Settle(ticket, _) => {
-                    self.settle_unanswered(ticket)?;
+    /// Notes what the reply to a request is for that was carried out. Returns it
+    /// as it goes to the guest.
+    fn forward(
+        &mut self,
+        forward: Forward,
+        need_reply: bool,
+        on: &mut Resources<'_>,
+    ) -> Result<Vec<u8>, Fault> {
+        let Forward { request, mut then } = forward;
+        let mut ask = need_reply;
+        if let Then::Settle(ticket, on_refusal) = then {
+            // Memory that goes away needs the guest's proof that it has seen the
+            // message, whether or not the frontend wants to hear of it.
+            let acknowledges = self.session.acknowledges();
+            ask |= acknowledges && on.memory.needs_proof();
+            then = match ask && acknowledges {
+                true => Then::Settle(ticket, on_refusal),
+                false => {
+                    self.settle_unanswered(ticket, on)?;
                     Then::Nothing
                 }
-                other => other,
             };
         }
-        let Some(connection) = &mut self.connection else {
-            return Ok(());
-        };
-        let context = connection.session.context();
+        let context = self.session.context();
         let asked = ReplyExpectation::of(&request, need_reply, context);
         let pass = asked != ReplyExpectation::None;
         let expectation = ReplyExpectation::of(&request, ask, context);
-        let duty = Duty { pass, then };
-        connection
-            .replies
-            .expect(request.code(), expectation, duty)
-            .map_err(Fault::frontend)?;
-        connection.last = Some(request.code());
-        self.deliver_request(&request, ask)
+        self.expect(&request, expectation, Duty { pass, then })?;
+        self.last = Some(request.code());
+        Ok(request.to_vec(ask, Endian::NATIVE))
     }
 
-    /// Settles a change that no acknowledgement will come for: at once, or behind
-    /// a barrier if it takes something away.
-    fn settle_unanswered(&mut self, ticket: Ticket) -> Result<(), Fault> {
-        if !self.memory.needs_proof() {
-            return self.settle_memory(ticket, Outcome::Done);
-        }
-        if let Some(connection) = &mut self.connection {
-            connection.barrier = Some(ticket);
-        }
-        Ok(())
-    }
-
-    /// Sends a `GET_FEATURES` of the device's own. Its reply proves that the
-    /// guest has processed everything before it.
-    fn forward_barrier(&mut self, ticket: Ticket) -> Result<(), Fault> {
-        let Some(connection) = &mut self.connection else {
-            return Ok(());
-        };
-        let request = FrontendRequest::<()>::GetFeatures;
-        let expectation = ReplyExpectation::of(&request, false, connection.session.context());
-        let duty = Duty {
-            pass: false,
-            then: Then::Settle(ticket, OnRefusal::Undo),
-        };
-        connection
-            .replies
-            .expect(request.code(), expectation, duty)
-            .map_err(Fault::frontend)?;
-        self.statistics.own_messages += 1;
-        self.deliver_request(&request, false)
-    }
-
-    /// Puts a request into the reserved buffer.
-    fn deliver_request(
+    /// Notes which reply is due, and what it is for.
+    pub(super) fn expect(
         &mut self,
         request: &FrontendRequest<()>,
-        need_reply: bool,
+        expectation: ReplyExpectation,
+        duty: Duty,
     ) -> Result<(), Fault> {
-        let buffer = self
-            .connection
-            .as_mut()
-            .and_then(|c| c.request_buffer.take());
-        let Some(buffer) = buffer else {
-            return Ok(());
-        };
-        let message = request.to_vec(need_reply, Endian::NATIVE);
-        let memory = self.guest.view(self.registers.features());
-        if self.queues.deliver(REQUESTS, &memory, buffer, &message)? {
-            self.registers.signal_queue(REQUESTS);
-        }
-        Ok(())
+        self.replies
+            .expect(request.code(), expectation, duty)
+            .map_err(Fault::frontend)
     }
 }

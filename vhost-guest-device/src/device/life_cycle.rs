@@ -13,7 +13,6 @@ use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device, MAX_QUEUE_SIZE, TRUNCATED};
-use crate::connection::{CHANNEL_REPLIES, REQUESTS};
 use crate::error::Fault;
 use crate::interrupts::ArmFailure;
 use crate::pci::bars::WINDOW_BAR;
@@ -111,11 +110,7 @@ impl<M: GuestAddressSpace> Device<M> {
         self.queues.close(index);
         self.unopened.remove(&index);
         if let Some(connection) = &mut self.connection {
-            match index {
-                REQUESTS => connection.request_buffer = None,
-                CHANNEL_REPLIES => connection.reply_buffer = None,
-                _ => {}
-            }
+            connection.forget_buffer(index);
         }
         self.registers.queue_reset_done(index);
     }
@@ -240,11 +235,12 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// Closes sockets.
     pub(super) fn drop_connection(&mut self) {
-        self.close_channel();
-        if let Some(connection) = self.connection.take() {
-            self.poller
+        if let Some((connection, mut on, _)) = self.connected() {
+            connection.close_channel(&mut on);
+            on.poller
                 .unwatch(Token::Frontend, connection.socket.as_fd());
         }
+        self.connection = None;
     }
 
     /// Takes everything of the frontend's from the guest, whatever the guest

@@ -10,6 +10,7 @@ use std::io;
 use vm_memory::GuestAddressSpace;
 
 use super::Device;
+use crate::connection::Connection;
 use crate::error::Fault;
 use crate::poller::{Interest, Ready, Token};
 
@@ -45,10 +46,13 @@ impl<M: GuestAddressSpace> Device<M> {
         }
         let progress = self.progress();
         let over = rang(Token::ReplyLimit) && self.reply_limit.is_over(progress);
-        if over && self.is_waited_for() {
+        let connection = self.connection.as_ref();
+        if over && connection.is_some_and(Connection::is_kept_waiting) {
             self.fail(Fault::guest("keeps the frontend waiting for too long"));
         }
-        self.reply_limit.run(self.may_be_waited_for(), progress);
+        let connection = self.connection.as_ref();
+        let may_wait = connection.is_some_and(Connection::may_wait_for_guest);
+        self.reply_limit.run(may_wait, progress);
     }
 
     /// Moves whenever the guest has answered something.
@@ -56,22 +60,6 @@ impl<M: GuestAddressSpace> Device<M> {
         let done = &self.statistics;
         let counts = [done.replies, done.own_messages, done.state_bytes];
         counts.into_iter().fold(0, u64::wrapping_add)
-    }
-
-    /// Whether the guest owes the frontend anything, or would if it asked.
-    fn may_be_waited_for(&self) -> bool {
-        self.connection.as_ref().is_some_and(|connection| {
-            let owes = connection.waits_for_guest() || connection.request_buffer.is_none();
-            owes && !connection.is_behind()
-        })
-    }
-
-    /// Whether a frontend waits for the guest now.
-    fn is_waited_for(&self) -> bool {
-        self.connection.as_ref().is_some_and(|connection| {
-            let asks = connection.request_buffer.is_none() && connection.socket.has_unread();
-            (connection.waits_for_guest() || asks) && !connection.is_behind()
-        })
     }
 
     /// A frontend is gone, and its memory is still there.

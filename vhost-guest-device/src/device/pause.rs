@@ -71,10 +71,10 @@ impl<M: GuestAddressSpace> Device<M> {
                 poller.unwatch(token, timer);
             }
         }
-        if let Some(connection) = &mut self.connection {
+        if let Some(connection) = &self.connection {
             poller.unwatch(Token::Frontend, connection.socket.as_fd());
-            if let Some(channel) = connection.channel.socket() {
-                poller.unwatch(Token::Channel, channel.as_fd());
+            if let Some((channel, _)) = connection.channel_fd() {
+                poller.unwatch(Token::Channel, channel);
             }
         }
     }

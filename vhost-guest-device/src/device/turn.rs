@@ -9,8 +9,7 @@ use std::os::fd::AsFd;
 use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device, TRUNCATED};
-use crate::connection::session::Session;
-use crate::connection::{Connection, Step};
+use crate::connection::{Connection, Session};
 use crate::error::Fault;
 use crate::poller::{Interest, Ready, Token};
 
@@ -100,14 +99,10 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// Moves at most one message in each direction. `false` if none moved.
     fn step(&mut self) -> Result<bool, Fault> {
-        let moved = [
-            self.step_reply()?,
-            self.step_request()?,
-            self.step_channel_request()?,
-            self.step_channel_reply()?,
-            self.step_device_state()?,
-        ];
-        Ok(moved.contains(&Step::Moved))
+        match self.connected() {
+            Some((connection, mut on, mut queues)) => connection.step(&mut on, &mut queues),
+            None => Ok(false),
+        }
     }
 
     /// A hang-up is noticed by reading up to the end of the stream. Where
@@ -116,14 +111,14 @@ impl<M: GuestAddressSpace> Device<M> {
     fn check_hang_up(&mut self, frontend: bool, channel: bool) -> Result<(), Fault> {
         let busy = self.may_use_queues();
         let reads = busy && !self.reaper.is_overloaded();
-        let Some(connection) = &self.connection else {
+        let Some((connection, mut on, _)) = self.connected() else {
             return Ok(());
         };
         if frontend && !(reads && connection.wants_request()) {
             return Err(Fault::HungUp);
         }
         if channel && !(busy && connection.wants_channel_reply()) {
-            self.close_channel();
+            connection.close_channel(&mut on);
         }
         Ok(())
     }
@@ -179,7 +174,7 @@ impl<M: GuestAddressSpace> Device<M> {
     fn wait_for_frontend(&mut self) -> Result<(), Fault> {
         self.memory.watch(&mut self.watch);
         let busy = self.may_use_queues();
-        let Some(connection) = &mut self.connection else {
+        let Some(connection) = &self.connection else {
             return Ok(());
         };
         let overloaded = self.reaper.is_overloaded();
@@ -194,13 +189,12 @@ impl<M: GuestAddressSpace> Device<M> {
         self.poller
             .watch(Token::Frontend, connection.socket.as_fd(), interest)?;
         let read = busy && connection.wants_channel_reply();
-        if let Some(channel) = connection.channel.socket() {
+        if let Some((channel, is_sending)) = connection.channel_fd() {
             let interest = Interest {
                 read,
-                write: busy && channel.is_sending(),
+                write: busy && is_sending,
             };
-            self.poller
-                .watch(Token::Channel, channel.as_fd(), interest)?;
+            self.poller.watch(Token::Channel, channel, interest)?;
         }
         Ok(())
     }

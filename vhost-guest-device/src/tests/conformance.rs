@@ -14,7 +14,7 @@ use super::rig::{
     self, message, place, words, Rig, NEEDS_RESET, QUEUE_SELECT, QUEUE_SIZE, STATUS, VRINGS,
 };
 use super::siege::{signalled, take_config_interrupt, NEED_REPLY, PLAIN, REPLY};
-use crate::connection::session::carried;
+use crate::connection::carried;
 use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX};
 use crate::queue::MessageQueue;
 use crate::virtio::common_config::QueueSetup;

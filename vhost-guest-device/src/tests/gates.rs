@@ -13,7 +13,7 @@ use vhost_guest_msg::{
 
 use super::rig::{self, memory_file, message, words, Frontend, Rig};
 use super::siege::{sample, sample_fds, send, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
-use crate::connection::session::carried;
+use crate::connection::carried;
 
 /// What Cloud Hypervisor chooses of what a block device offers.
 const REMEMBERED: u64 = 0x1b22b;

@@ -19,7 +19,7 @@ use super::rig::{event, memory_file, message, words, Frontend, Rig, DOORBELLS, V
 use super::siege::{assert_closed, assert_nothing_connected, receive_patiently, send, signalled};
 use super::siege::{Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
 use super::stage::word;
-use crate::connection::session::carried;
+use crate::connection::carried;
 
 const NACK: u64 = 1;
 

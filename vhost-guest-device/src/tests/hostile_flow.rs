@@ -19,7 +19,7 @@ use super::rig::{self, event, memory_file, message, words, Frontend};
 use super::siege::{
     assert_closed, descriptors_of, wait_for_turn, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER,
 };
-use crate::connection::session::carried;
+use crate::connection::carried;
 use crate::pci::bars::COMMON;
 
 /// Sends the same message until the socket is full. Returns how often.

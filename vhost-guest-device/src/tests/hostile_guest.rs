@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::rig::{memory_file, message, place, words, Frontend, Rig, QUEUE_SIZE};
 use super::siege::{sample, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
-use crate::connection::session::carried;
+use crate::connection::carried;
 use crate::pci::bars::{COMMON, DEVICE};
 use crate::virtio::feature;
 

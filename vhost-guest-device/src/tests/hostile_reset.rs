@@ -16,7 +16,7 @@ use super::rig::{self, event, memory_file, message, place, words, Frontend, Rig}
 use super::rig::{NEEDS_RESET, QUEUE_SELECT, QUEUE_SIZE};
 use super::siege::{assert_closed, assert_nothing_connected, signalled, Siege};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
-use crate::connection::session::carried;
+use crate::connection::carried;
 use crate::pci::bars::{COMMON, DEVICE, NOTIFY};
 use crate::virtio::feature;
 

@@ -22,8 +22,8 @@ use super::rig::{event, message, words, Rig, DOORBELLS, FIRST_KICK, STATUS, VRIN
 use super::siege::{
     assert_closed, assert_nothing_connected, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER,
 };
-use crate::connection::session::carried;
-use crate::connection::socket::MAX_FDS;
+use crate::connection::carried;
+use crate::connection::MAX_FDS;
 use crate::fd::fuse_tests::Mount;
 use crate::fd::Reaper;
 use crate::pci::bars::{DRIVER_AUX, MSIX_PENDING, MSIX_TABLE};

@@ -16,7 +16,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::rig::{self, event, memory_file, message, words, Frontend, Rig, BARS, DOORBELLS};
 use super::siege::{assert_nothing_connected, signalled, take_config_interrupt};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
-use crate::connection::session::carried;
+use crate::connection::carried;
 use crate::pci::bars::{COMMON, DRIVER_AUX, MSIX_TABLE};
 use crate::poller;
 

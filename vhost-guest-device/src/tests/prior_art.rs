@@ -18,7 +18,7 @@ use super::rig::{
     self, event, memory_file, message, words, Frontend, Rig, BARS, DOORBELLS, STATUS, VRINGS,
 };
 use super::siege::{signalled, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
-use crate::connection::session::carried;
+use crate::connection::carried;
 use crate::pci::bars::{DEVICE, DRIVER_AUX};
 use crate::poller;
 

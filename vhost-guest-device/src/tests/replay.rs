@@ -15,7 +15,7 @@ use vhost_guest_msg::{frontend, FdRule, Gate, FRONTEND_ROWS};
 use super::rig::{event, memory_file, Rig};
 use super::session::{answer_all, assert_recovers, try_send};
 use super::siege::assert_nothing_connected;
-use crate::connection::session::carried;
+use crate::connection::carried;
 
 /// A request of the frontend's, and the kinds of its descriptors.
 struct Request {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use vhost_guest_msg::{FrontendRequest, ProtocolFeatures, VringAddr, VringFd};
 
 use super::rig::{self, event, memory_file, message, words, Frontend, Rig, DOORBELLS, QUEUE_SIZE};
-use crate::connection::session::carried;
+use crate::connection::carried;
 
 const NEED_REPLY: u32 = 0x9;
 const PLAIN: u32 = 0x1;

@@ -14,7 +14,7 @@ use vhost_guest_msg::{frontend, HeaderFlags, ProtocolFeatures};
 
 use super::rig::{message, words, Frontend, Rig};
 use super::siege::REPLY;
-use crate::connection::session::carried;
+use crate::connection::carried;
 
 /// Sends what can be sent; the connection may be gone, or full.
 pub(crate) fn try_send(frontend: &Frontend, bytes: &[u8], fds: &[OwnedFd]) {

@@ -14,7 +14,7 @@ use vhost_guest_vmm_traits::test_utils::Call;
 
 use super::rig::{message, STATUS};
 use super::siege::{Siege, PLAIN};
-use crate::connection::session::carried;
+use crate::connection::carried;
 use crate::error::Fault;
 use crate::poller::Unwaitable;
 

@@ -1,0 +1,239 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The backend channel: requests of the guest's, and their replies.
+//!
+//! It is a connection of its own beside the main one. If the frontend closes
+//! it, requests that are open or come later are answered with a failure, and
+//! the main connection goes on.
+
+use std::os::fd::BorrowedFd;
+
+use vhost_guest_msg::{
+    decode_whole, BackendRequest, Endian, Frame, FrontendRequest, Message, OnlyFd, Reply,
+    ReplyExpectation, Verdict,
+};
+use vm_memory::GuestMemory;
+
+use super::session::Session;
+use super::socket::Socket;
+use super::switch::Forward;
+use super::{Connection, DriverQueues, Resources, Step, CHANNEL_REPLIES, CHANNEL_REQUESTS};
+use crate::error::{Fault, Refusal};
+use crate::fd::{ChannelSocket, ForeignFd};
+use crate::poller::{self, Token};
+
+/// The answer to a request that the frontend does not get.
+const FAILED: Reply = Reply::Ack(1);
+
+/// A reply on its way to the guest: request number and contents.
+type Answer = (u32, Reply);
+
+/// The backend channel.
+#[derive(Debug)]
+pub(super) enum Channel {
+    /// `SET_BACKEND_REQ_FD` has not come.
+    Absent,
+    /// Open.
+    Open(Socket),
+    /// The frontend closed its end: requests fail, as far as they can.
+    Closed,
+}
+
+impl Channel {
+    /// The socket, if it is open.
+    fn socket(&mut self) -> Option<&mut Socket> {
+        match self {
+            Self::Open(socket) => Some(socket),
+            Self::Absent | Self::Closed => None,
+        }
+    }
+}
+
+// Requests.
+
+impl Connection {
+    /// Opens the channel, in place of the one before.
+    pub(super) fn set_backend_req_fd(
+        &mut self,
+        socket: OnlyFd<ForeignFd>,
+        on: &mut Resources<'_>,
+    ) -> Result<Forward, Refusal> {
+        let socket = ChannelSocket::check(socket.fd)?;
+        self.close_channel(on);
+        let limits = self.session.limits();
+        let socket = Socket::without_descriptors(socket.into(), on.reaper, limits);
+        self.channel = Channel::Open(socket);
+        let request = FrontendRequest::SetBackendReqFd(OnlyFd { fd: () });
+        Ok(Forward::plain(request))
+    }
+}
+
+// The channel itself.
+
+impl Connection {
+    /// The channel's socket and whether bytes wait for the frontend to read, if
+    /// it is open.
+    pub(crate) fn channel_fd(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        match &self.channel {
+            Channel::Open(socket) => Some((socket.as_fd(), socket.is_sending())),
+            Channel::Absent | Channel::Closed => None,
+        }
+    }
+
+    /// Whether the next reply on the backend channel can be read.
+    pub(crate) fn wants_channel_reply(&self) -> bool {
+        self.reply_buffer.is_some()
+    }
+
+    /// The channel is gone: nobody answers what is open.
+    pub(crate) fn close_channel(&mut self, on: &mut Resources<'_>) {
+        if let Some(socket) = self.channel.socket() {
+            on.poller.unwatch(Token::Channel, socket.as_fd());
+            self.channel = Channel::Closed;
+        }
+        self.channel_replies.answer_all(&FAILED);
+        // The failures are delivered in the next turn.
+        poller::wake(on.wake);
+    }
+
+    /// Moves one backend request of the guest's to the frontend.
+    pub(super) fn step_channel_request(
+        &mut self,
+        on: &mut Resources<'_>,
+        queues: &mut DriverQueues<'_, impl GuestMemory>,
+    ) -> Result<Step, Fault> {
+        if let Some(socket) = self.channel.socket() {
+            match socket.flush() {
+                Err(Fault::HungUp) => self.close_channel(on),
+                Err(fault) => return Err(fault),
+                Ok(()) if socket.is_sending() => return Ok(Step::Idle),
+                Ok(()) => {}
+            }
+        }
+        // Buffers that come before the channel stay unread.
+        let absent = matches!(self.channel, Channel::Absent);
+        if absent || self.channel_replies.is_full() {
+            return Ok(Step::Idle);
+        }
+        let most = self.session.limits().max_message_size;
+        let Some(message) = queues.take(CHANNEL_REQUESTS, most, on.registers)? else {
+            return Ok(Step::Idle);
+        };
+        on.statistics.backend_requests += 1;
+        self.forward_backend_request(&message, on)?;
+        Ok(Step::Moved)
+    }
+
+    fn forward_backend_request(
+        &mut self,
+        message: &[u8],
+        on: &mut Resources<'_>,
+    ) -> Result<(), Fault> {
+        let (limits, context) = (self.session.limits(), self.session.context());
+        let frame = decode_whole(message, Endian::NATIVE, limits).map_err(Fault::guest)?;
+        let decoded = BackendRequest::<()>::decode(frame, Endian::NATIVE, limits, context);
+        let Message {
+            need_reply,
+            request,
+        } = decoded.map_err(|error| Fault::guest(error.error()))?;
+        let code = request.code();
+        let expectation = ReplyExpectation::of_backend(&request, need_reply, context);
+        let gate = check_gate(&request, &self.session);
+        let sent = match (gate, self.channel.socket()) {
+            (Ok(()), Some(socket)) => socket.send(message, None),
+            (Ok(()), None) => Err(Fault::HungUp),
+            (Err(reason), _) if matches!(expectation, ReplyExpectation::Due(_)) => {
+                on.journal.warn(format_args!(
+                    "guest: backend request {code} refused: {reason}"
+                ));
+                let noted = self.channel_replies.expect_local(code, FAILED);
+                return noted.map_err(Fault::guest);
+            }
+            (Err(reason), _) => {
+                return Err(Fault::guest(format_args!(
+                    "backend request {code}: {reason}"
+                )))
+            }
+        };
+        let noted = self.channel_replies.expect(code, expectation, code);
+        noted.map_err(Fault::guest)?;
+        match sent {
+            Err(Fault::HungUp) => {
+                self.close_channel(on);
+                Ok(())
+            }
+            sent => sent,
+        }
+    }
+
+    /// Moves one reply on the backend channel to the guest.
+    pub(super) fn step_channel_reply(
+        &mut self,
+        on: &mut Resources<'_>,
+        queues: &mut DriverQueues<'_, impl GuestMemory>,
+    ) -> Result<Step, Fault> {
+        if matches!(self.channel, Channel::Absent) {
+            return Ok(Step::Idle);
+        }
+        let buffer = match self.reply_buffer.take() {
+            Some(buffer) => buffer,
+            None => match queues.reserve(CHANNEL_REPLIES)? {
+                Some(buffer) => buffer,
+                None => return Ok(Step::Idle),
+            },
+        };
+        let Some((code, reply)) = self.next_channel_reply(on)? else {
+            self.reply_buffer = Some(buffer);
+            return Ok(Step::Idle);
+        };
+        // The replies on this channel are numbers.
+        let mut message = [0; 64];
+        let length = reply.encode(code, false, Endian::NATIVE, &mut message);
+        let length = length.map_err(Fault::frontend)?;
+        let message = message.get(..length).unwrap_or_default();
+        queues.deliver(CHANNEL_REPLIES, buffer, message, on.registers)?;
+        on.statistics.backend_replies += 1;
+        Ok(Step::Moved)
+    }
+
+    /// A reply of the device's own whose turn has come, or the frontend's.
+    fn next_channel_reply(&mut self, on: &mut Resources<'_>) -> Result<Option<Answer>, Fault> {
+        if let Some(answer) = self.channel_replies.pop_local() {
+            return Ok(Some(answer));
+        }
+        let Channel::Open(socket) = &mut self.channel else {
+            return Ok(None);
+        };
+        let (replies, limits) = (&mut self.channel_replies, self.session.limits());
+        let received = socket.receive(|frame: Frame<'_, ForeignFd>| {
+            let Frame { header, body, .. } = frame;
+            let accepted = replies.accept(&header, body, Endian::NATIVE, limits);
+            accepted
+                .map(|accepted| (header.code, accepted.reply))
+                .map_err(Fault::frontend)
+        });
+        match received {
+            Err(Fault::HungUp) => {
+                self.close_channel(on);
+                Ok(None)
+            }
+            received => received,
+        }
+    }
+}
+
+// Refusals.
+
+/// The request is one that is carried, and what it needs was negotiated.
+fn check_gate(request: &BackendRequest<()>, session: &Session) -> Result<(), &'static str> {
+    match request.row() {
+        None => Err("is unknown"),
+        Some(row) => match row.verdict {
+            Verdict::Refuse(reason) => Err(reason),
+            _ if !row.gate.is_open(session.context()) => Err("its feature was not negotiated"),
+            _ => Ok(()),
+        },
+    }
+}

@@ -1,0 +1,68 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The record of requests that are under way.
+
+mod memory;
+
+pub(crate) use memory::InflightMemory;
+
+use std::os::fd::OwnedFd;
+
+use vhost_guest_msg::{FrontendRequest, Inflight, Reply, SetInflight};
+
+use super::switch::{Forward, OnRefusal, Then};
+use super::Resources;
+use crate::error::{Fault, Refusal};
+use crate::fd::ForeignFd;
+use crate::memory::Area;
+use memory::InflightError;
+
+// Requests.
+
+pub(super) fn get_inflight_fd(record: Inflight) -> Forward {
+    Forward::then(FrontendRequest::GetInflightFd(record), Then::MakeInflight)
+}
+
+pub(super) fn set_inflight_fd(
+    record: SetInflight<ForeignFd>,
+    on: &mut Resources<'_>,
+) -> Result<Forward, Refusal> {
+    let (record, fd) = record.into_parts();
+    let (offset, size) = (record.mmap_offset(), record.mmap_size());
+    let (offset, ticket) = on.memory.place_area(Area::Inflight, fd, offset, size)?;
+    let placed = record.with_offset(offset).map_err(Refusal::request)?;
+    let placed = SetInflight::new(placed, ()).map_err(Refusal::request)?;
+    on.inflight.set(on.memory.file_of(Area::Inflight));
+    let then = Then::Settle(ticket, OnRefusal::Undo);
+    Ok(Forward::then(FrontendRequest::SetInflightFd(placed), then))
+}
+
+// What the reply does.
+
+/// The guest said how much memory its record of requests needs: the reply goes on
+/// with a file of that size. No size means no record.
+pub(super) fn make(reply: &mut Reply, on: &mut Resources<'_>) -> Result<Option<OwnedFd>, Fault> {
+    let Reply::Inflight(record) = reply else {
+        return Ok(None);
+    };
+    let size = record.mmap_size();
+    if size == 0 {
+        return Ok(None);
+    }
+    let memory = on.inflight.make(size, on.reaper)?;
+    *record = record.with_offset(0).map_err(Fault::guest)?;
+    Ok(Some(memory))
+}
+
+// Refusals.
+
+impl From<InflightError> for Fault {
+    fn from(error: InflightError) -> Self {
+        match error {
+            InflightError::Environment(error) => Self::Environment(error),
+            error => Self::guest(error),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The log of pages that the guest has written to, for a migration.
+
+use vhost_guest_msg::{FrontendRequest, LogArea, LogBase, LogReply, OnlyFd, Reply};
+
+use super::memory::settle;
+use super::switch::{Forward, Then};
+use super::Resources;
+use crate::doorbells::Doorbell;
+use crate::error::{Fault, Refusal};
+use crate::fd::{EventFd, ForeignFd};
+use crate::memory::{Area, Outcome, Ticket};
+
+// Requests.
+
+pub(super) fn set_log_base(
+    log: LogBase<ForeignFd>,
+    on: &mut Resources<'_>,
+) -> Result<Forward, Refusal> {
+    let LogBase::Shared { area, fd } = log else {
+        return Err(not_shared());
+    };
+    let (offset, ticket) = on
+        .memory
+        .place_area(Area::Log, fd, area.offset(), area.size())?;
+    let placed = LogBase::Shared { area, fd: () }.with_offset(offset);
+    let request = FrontendRequest::SetLogBase(placed.map_err(Refusal::request)?);
+    Ok(Forward::then(request, Then::ShowLog(ticket, area)))
+}
+
+pub(super) fn set_log_fd(
+    log: OnlyFd<ForeignFd>,
+    on: &mut Resources<'_>,
+) -> Result<Forward, Refusal> {
+    let eventfd = EventFd::check(log.fd, on.kinds)?;
+    on.registers.set_doorbell(Doorbell::Log, Some(eventfd))?;
+    Ok(Forward::plain(FrontendRequest::SetLogFd(OnlyFd { fd: () })))
+}
+
+// What the reply does.
+
+/// The guest has the log, or refused it; the frontend gets the log's place in its
+/// own terms.
+pub(super) fn show_log(
+    ticket: Ticket,
+    area: &LogArea,
+    reply: &mut Reply,
+    on: &mut Resources<'_>,
+) -> Result<(), Fault> {
+    if matches!(reply, Reply::Log(LogReply::Echo { size: 0, .. })) {
+        // A log without a size is a refusal, and passed on as such.
+        return settle(ticket, Outcome::Refused, on);
+    }
+    // libvhost-user and DPDK answer with less than the payload, and rust-vmm's
+    // backend with an offset that is the guest's.
+    *reply = Reply::Log(LogReply::to(area));
+    settle(ticket, Outcome::Done, on)
+}
+
+// Refusals.
+
+/// An address in the frontend's process is of no use to a guest.
+fn not_shared() -> Refusal {
+    Refusal::request("a log that is not shared (LOG_SHMFD)")
+}

@@ -1,0 +1,294 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Which request belongs to which family, and what follows from its reply.
+//!
+//! A handler gets the request with its descriptors, acquires what the request
+//! asks for, and returns the request as the guest is to see it, without
+//! descriptors, together with what is left to do when the guest has replied. It
+//! either does everything or changes nothing.
+
+use std::os::fd::OwnedFd;
+
+use vhost_guest_msg::{FrontendRequest, LogArea, Reply, Verdict};
+
+use super::session::Session;
+use super::{device_state, features, inflight, log, memory, vring, Connection, Resources};
+use crate::error::{Fault, Refusal};
+use crate::fd::ForeignFd;
+use crate::memory::Ticket;
+
+/// What is left to do when the guest has replied to a request.
+#[derive(Debug)]
+pub(crate) enum Then {
+    /// Nothing.
+    Nothing,
+    /// Unmap memory that the request took away; or, if the guest refused,
+    /// undo what it changed.
+    Settle(Ticket, OnRefusal),
+    /// As [`Settle`](Self::Settle); and the frontend gets the log's place in
+    /// its own terms, in the form that every frontend understands.
+    ShowLog(Ticket, LogArea),
+    /// The reply says how much memory a record of requests under way needs:
+    /// make it, and send it along.
+    MakeInflight,
+    /// The ring is stopped: its kick and call are disconnected. Frontends
+    /// send them again when they restart it.
+    StopVring(u8),
+    /// Clear what is not carried in the reply.
+    ShowProtocolFeatures,
+    /// No descriptor goes with the reply; if the guest refused this transfer
+    /// of device state, it is over.
+    AnswerTransfer(u64),
+    /// The reply is a limit of the backend's that the device has to carry too.
+    AtMost(u64),
+}
+
+/// What a negative acknowledgement of a memory message means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnRefusal {
+    /// ADD and REM: the change is undone.
+    Undo,
+    /// SET_MEM_TABLE: which table the guest uses now is anybody's guess.
+    Disconnect,
+}
+
+/// A request that was carried out, as it goes to the guest.
+#[derive(Debug)]
+pub(super) struct Forward {
+    pub request: FrontendRequest<()>,
+    /// What follows from the guest's reply.
+    pub then: Then,
+}
+
+impl Forward {
+    /// Nothing follows.
+    pub(super) fn plain(request: FrontendRequest<()>) -> Self {
+        Self::then(request, Then::Nothing)
+    }
+
+    /// Something does.
+    pub(super) fn then(request: FrontendRequest<()>, then: Then) -> Self {
+        Self { request, then }
+    }
+}
+
+/// What became of a request, which is what its row says.
+#[derive(Debug)]
+enum Course {
+    /// Its handler has seen to it.
+    Handled(Result<Forward, Refusal>),
+    /// It is none of the device's affair.
+    Passed(FrontendRequest<ForeignFd>),
+    /// The device does not carry it.
+    Refused(FrontendRequest<ForeignFd>),
+}
+
+impl Connection {
+    /// Carries out a request of the frontend's.
+    pub(super) fn carry_out(
+        &mut self,
+        request: FrontendRequest<ForeignFd>,
+        on: &mut Resources<'_>,
+    ) -> Result<Forward, Refusal> {
+        check_gate(&request, &self.session)?;
+        match self.sort(request, on) {
+            Course::Handled(outcome) => outcome,
+            Course::Passed(request) => Ok(Forward::plain(request.detach().0)),
+            Course::Refused(request) => Err(not_carried(&request)),
+        }
+    }
+
+    /// Every request of the catalog has its arm, so one that is added there has
+    /// to be added here.
+    fn sort(&mut self, request: FrontendRequest<ForeignFd>, on: &mut Resources<'_>) -> Course {
+        use FrontendRequest as R;
+
+        Course::Handled(match request {
+            R::SetFeatures(features) => Ok(self.set_features(features)),
+            R::GetProtocolFeatures => Ok(features::get_protocol_features()),
+            R::SetProtocolFeatures(features) => self.set_protocol_features(features),
+            R::GetQueueNum => Ok(features::get_queue_num(&self.session)),
+            R::GetMaxMemSlots => Ok(features::get_max_mem_slots(on)),
+
+            R::SetMemTable(table) => self.set_mem_table(table, on),
+            R::AddMemReg(region) => self.add_mem_reg(region, on),
+            R::RemMemReg(region) => self.rem_mem_reg(region, on),
+            R::IotlbMsg(entry) => memory::iotlb_msg(entry, on),
+
+            R::SetVringNum(ring) => Ok(self.set_vring_num(ring)),
+            R::SetVringAddr(ring) => self.set_vring_addr(ring, on),
+            R::GetVringBase(ring) => Ok(vring::get_vring_base(ring, R::GetVringBase)),
+            R::GetVringBaseSkipDrain(ring) => {
+                Ok(vring::get_vring_base(ring, R::GetVringBaseSkipDrain))
+            }
+            R::SetVringKick(ring) => vring::set_vring_kick(ring, on),
+            R::SetVringCall(ring) => vring::set_vring_call(ring, on),
+            R::SetVringErr(ring) => vring::set_vring_err(ring, on),
+
+            request @ (R::ResetDevice | R::SetStatus(_)) => Ok(self.set_status(request)),
+
+            R::GetInflightFd(record) => Ok(inflight::get_inflight_fd(record)),
+            R::SetInflightFd(record) => inflight::set_inflight_fd(record, on),
+
+            R::SetLogBase(log) => log::set_log_base(log, on),
+            R::SetLogFd(eventfd) => log::set_log_fd(eventfd, on),
+
+            R::SetDeviceStateFd(state) => self.set_device_state_fd(state, on),
+            R::CheckDeviceState => Ok(device_state::check_device_state()),
+
+            R::SetBackendReqFd(socket) => self.set_backend_req_fd(socket, on),
+
+            request @ (R::GetFeatures
+            | R::SetOwner
+            | R::ResetOwner
+            | R::SetVringBase(_)
+            | R::SetVringEnable(_)
+            | R::SendRarp(_)
+            | R::NetSetMtu(_)
+            | R::SetVringEndian(_)
+            | R::GetConfig(_)
+            | R::SetConfig(_)
+            | R::GetStatus) => return Course::Passed(request),
+
+            request @ (R::CreateCryptoSession(_)
+            | R::CloseCryptoSession(_)
+            | R::PostcopyAdvise(_)
+            | R::PostcopyListen(_)
+            | R::PostcopyEnd(_)
+            | R::GpuSetSocket(_)
+            | R::VringKick(_)
+            | R::GetSharedObject(_)
+            | R::GetShmemConfig(_)
+            | R::Unknown { .. }) => return Course::Refused(request),
+        })
+    }
+
+    /// Whether a request cannot be carried out yet.
+    pub(super) fn has_to_wait(
+        &self,
+        request: &FrontendRequest<ForeignFd>,
+        on: &Resources<'_>,
+    ) -> bool {
+        use FrontendRequest as R;
+
+        match request {
+            R::CheckDeviceState => self.state_is_under_way(),
+            R::SetMemTable(_)
+            | R::AddMemReg(_)
+            | R::RemMemReg(_)
+            | R::SetLogBase(_)
+            | R::SetInflightFd(_) => memory::is_unsettled(on),
+            _ => false,
+        }
+    }
+
+    /// Does what a request left to do. Returns a descriptor that goes with the
+    /// reply, if there is one.
+    pub(super) fn fulfil(
+        &mut self,
+        then: Then,
+        reply: &mut Reply,
+        on: &mut Resources<'_>,
+    ) -> Result<Option<OwnedFd>, Fault> {
+        match then {
+            Then::Nothing => {}
+            Then::Settle(ticket, on_refusal) => {
+                memory::settle_as_answered(ticket, on_refusal, reply, on)?;
+            }
+            Then::ShowLog(ticket, area) => log::show_log(ticket, &area, reply, on)?,
+            Then::MakeInflight => return inflight::make(reply, on),
+            Then::StopVring(vring) => self.stop_vring(vring, on)?,
+            Then::ShowProtocolFeatures => {
+                features::show_protocol_features(reply, &self.session);
+            }
+            Then::AnswerTransfer(number) => self.answer_transfer(number, reply),
+            Then::AtMost(most) => features::check_limit(reply, most)?,
+        }
+        Ok(None)
+    }
+}
+
+/// What the request needs was negotiated (vhost-user, the section of each
+/// message). That is asked of what this connection acknowledged, never of what
+/// it was shown: a frontend may remember an offer.
+fn check_gate(request: &FrontendRequest<ForeignFd>, session: &Session) -> Result<(), Fault> {
+    let Some(row) = request.row() else {
+        return Ok(());
+    };
+    let refused = matches!(row.verdict, Verdict::Refuse(_));
+    if refused || row.gate.is_open(session.context()) {
+        return Ok(());
+    }
+    let name = row.name;
+    Err(Fault::frontend(format_args!("{name} without its feature")))
+}
+
+/// A request of a feature that the device never shows, or of none.
+pub(super) fn not_carried(request: &FrontendRequest<ForeignFd>) -> Refusal {
+    let (name, reason) = match request.row() {
+        None => {
+            let code = request.code();
+            return Fault::frontend(format_args!("unknown request {code}")).into();
+        }
+        Some(row) => match row.verdict {
+            Verdict::Refuse(reason) => (row.name, reason),
+            Verdict::Forward | Verdict::Handle => (row.name, "there is no queue for it"),
+        },
+    };
+    Fault::frontend(format_args!("{name} is not carried: {reason}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use vhost_guest_msg::{Endian, Fds, Framer, Limits, Message, Progress, Row, FRONTEND_ROWS};
+
+    use super::*;
+    use crate::connection::carried;
+    use crate::fd::Reaper;
+    use crate::tests::rig::{connected, message};
+    use crate::tests::siege::{sample, sample_fds, PLAIN};
+
+    /// A correct request, as it comes from a socket.
+    fn request(row: &Row, session: &Session, reaper: &Reaper) -> FrontendRequest<ForeignFd> {
+        let fds = sample_fds(row).into_iter();
+        let mut fds: Fds<_> = fds.map(|fd| ForeignFd::new(fd, reaper)).collect();
+        let bytes = message(row.code, PLAIN, &sample(row));
+        let mut bytes = bytes.as_slice();
+        let mut framer = Framer::new(Endian::NATIVE, &Limits::default());
+        loop {
+            let space = framer.space();
+            let (now, later) = bytes.split_at(space.len());
+            space.copy_from_slice(now);
+            bytes = later;
+            match framer.advance(now.len(), std::mem::take(&mut fds)).unwrap() {
+                Progress::More => {}
+                Progress::Frame(frame) => {
+                    let (limits, context) = (session.limits(), session.context());
+                    let decoded = FrontendRequest::decode(frame, Endian::NATIVE, limits, context);
+                    let Message { request, .. } = decoded.unwrap();
+                    return request;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_request_takes_the_course_that_its_row_says() {
+        let (mut rig, _frontend) = connected();
+        let (connection, mut on, _) = rig.device.connected().unwrap();
+        // With a descriptor, a log is shared.
+        connection.session.set_protocol_features(carried());
+        for row in FRONTEND_ROWS {
+            let request = request(row, &connection.session, on.reaper);
+            let course = connection.sort(request, &mut on);
+            let told = match course {
+                Course::Handled(_) => row.verdict == Verdict::Handle,
+                Course::Passed(_) => row.verdict == Verdict::Forward,
+                Course::Refused(_) => matches!(row.verdict, Verdict::Refuse(_)),
+            };
+            assert!(told, "{row:?}: {course:?}");
+        }
+    }
+}
