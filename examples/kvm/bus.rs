@@ -148,13 +148,14 @@ impl Bus {
     }
 
     /// A vCPU could not access memory that should be there. Tells whether a
-    /// device knows why: then the vCPU can try again.
+    /// device has taken it away: then the vCPU can try again.
     pub fn memory_fault(&self, address: Option<u64>) -> bool {
         let functions: Vec<_> = self.pci().functions().cloned().collect();
-        let mut known = false;
-        for function in functions {
-            known |= function.memory_fault(address);
+        // Whose file has become shorter is known; who else it may have been is not.
+        let mut truncated = false;
+        for function in &functions {
+            truncated |= function.memory_truncated();
         }
-        known
+        truncated || functions.iter().any(|f| f.memory_fault(address))
     }
 }

@@ -87,8 +87,8 @@ fn run(fd: &mut VcpuFd, bus: &Bus, stop: &AtomicBool) -> Result<Ending, Error> {
             }
             Err(error) => match error.errno() {
                 libc::EINTR | libc::EAGAIN => {}
-                // Memory that a frontend shared, and truncated: it is taken out
-                // of the window, and what the guest did is done again.
+                // Memory that a frontend shared, and that is not there: it is
+                // taken out of the window, and what the guest did is done again.
                 // KVM does not say where, before `KVM_CAP_MEMORY_FAULT_INFO`.
                 libc::EFAULT if bus.memory_fault(None) => {}
                 _ => return Err(Error::Vcpu(error.to_string())),

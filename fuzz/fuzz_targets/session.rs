@@ -101,6 +101,7 @@ impl Session {
             14 => machine.function.pause(),
             15 => machine.function.resume(),
             16 => machine.go_round(),
+            17 => drop(machine.function.memory_truncated()),
             _ => drop(machine.function.memory_fault(Some(input.long()))),
         }
     }
@@ -121,7 +122,7 @@ fuzz_target!(|bytes: &[u8]| {
         if input.is_empty() {
             break;
         }
-        match input.byte() % 25 {
+        match input.byte() % 26 {
             kind @ 0..8 => session.frontend_step(kind, mode, &mut input),
             kind => session.guest_step(kind - 8, mode, &mut input),
         }

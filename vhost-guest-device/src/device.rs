@@ -42,7 +42,7 @@ use crate::driver_memory::{DriverMemory, View};
 use crate::fd::{FdKinds, Pump, Reaper, Signaller};
 use crate::journal::Journal;
 use crate::listener::Listener;
-use crate::memory::{Memory, MemoryLimits, Watch};
+use crate::memory::{Memory, MemoryLimits};
 use crate::options::Options;
 use crate::poller::{self, Interest, Poller, Token};
 use crate::queue::{Queues, MAX_CHAIN};
@@ -58,7 +58,6 @@ const MAX_QUEUE_SIZE: u16 = 128;
 pub(crate) struct Device<M> {
     pub registers: Registers,
     pub memory: Memory,
-    watch: Watch,
     pub guest: DriverMemory<M>,
     pub queues: Queues,
     pub connection: Option<Connection>,
@@ -95,9 +94,6 @@ type Connected<'a, M> = (
     Resources<'a>,
     DriverQueues<'a, View<<M as GuestAddressSpace>::T>>,
 );
-
-/// What a frontend did that made its memory smaller after it shared it.
-const TRUNCATED: &str = "memory that it shared was truncated";
 
 /// Whether the device works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,11 +138,10 @@ impl<M: GuestAddressSpace> Device<M> {
             max_regions: options.memory_slots.into(),
             policy: options.memory_policy,
         };
-        let memory = Memory::new(Arc::clone(&services.window), bounds);
+        let memory = Memory::new(Arc::clone(&services.window), bounds)?;
         let mut device = Self {
             registers,
             memory,
-            watch: Watch::new()?,
             guest: DriverMemory::new(services.memory, services.translator),
             queues: Queues::default(),
             connection: None,
@@ -182,7 +177,7 @@ impl<M: GuestAddressSpace> Device<M> {
     fn watch_own(&mut self) -> io::Result<()> {
         let poller = &mut self.poller;
         poller.watch(Token::Timer, self.listener.timer(), Interest::READ)?;
-        poller.watch(Token::Memory, self.watch.as_fd(), Interest::READ)?;
+        poller.watch(Token::Memory, self.memory.changes(), Interest::READ)?;
         for (queue, eventfd) in (0..).zip(self.registers.queue_eventfds()) {
             poller.watch(Token::Queue(queue), eventfd.as_fd(), Interest::READ)?;
         }
@@ -202,7 +197,7 @@ impl<M: GuestAddressSpace> Device<M> {
             self.wake.as_fd(),
             self.listener.as_fd(),
             self.listener.timer(),
-            self.watch.as_fd(),
+            self.memory.changes(),
             self.kinds.as_fd(),
         ];
         let queues = self

@@ -21,6 +21,7 @@ use vm_memory::GuestAddressSpace;
 use crate::builder::Services;
 use crate::device::Device;
 use crate::error::BuildError;
+use crate::memory::Missing;
 use crate::options::Options;
 use crate::ordered::Ordered;
 use crate::pci::{BarMove, BarSpec};
@@ -204,14 +205,34 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     }
 
     /// A vCPU could not access memory at `guest_address` (`None`: somewhere;
-    /// KVM does not always say).
+    /// KVM does not always say). `true`: let it try again.
     ///
-    /// Frontends can truncate a file after they have shared it. If that is
-    /// what happened, the frontend's fault is recorded, the file is taken out
-    /// of the window, and the answer is `true`: let the vCPU try again.
+    /// A frontend can truncate a file after it has shared it, or share one that
+    /// no page is left for (on a full tmpfs, or hugetlbfs). So whatever cannot be
+    /// accessed in the window is taken out of it, and the frontend is at fault. With
+    /// an address that is what is there, whatever the file's size. Without one
+    /// it is what files have lost, or, if none has lost anything, all memory
+    /// of the frontend's.
+    ///
+    /// `false`: there was nothing to take, and it was not in the window. A VMM
+    /// with several devices asks one after the other, until one says `true`; but
+    /// first [`memory_truncated`](Self::memory_truncated), of all of them.
     #[must_use = "without an answer the vCPU does not know how to go on"]
     pub fn memory_fault(&self, guest_address: Option<u64>) -> bool {
         self.device.lock().memory_fault(guest_address)
+    }
+
+    /// Takes out of the window what files have lost since their frontend shared
+    /// them, and tells whether there was anything.
+    ///
+    /// The device does so by itself, but not at once. A VMM that has several
+    /// devices asks all of them before it asks any for the rest
+    /// ([`memory_fault`](Self::memory_fault)): so a frontend that truncated
+    /// its memory pays for that, and not another one, which a fault without an
+    /// address could be anybody's.
+    #[must_use = "the vCPU that could not access memory can try again"]
+    pub fn memory_truncated(&self) -> bool {
+        self.device.lock().withdraw(Missing::Truncated)
     }
 
     /// Resets the function, as a bus does (RST#) when the VMM reboots its

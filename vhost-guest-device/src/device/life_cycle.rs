@@ -12,9 +12,10 @@ use std::sync::Arc;
 use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
-use super::{Condition, Device, MAX_QUEUE_SIZE, TRUNCATED};
+use super::{Condition, Device, MAX_QUEUE_SIZE};
 use crate::error::Fault;
 use crate::interrupts::ArmFailure;
+use crate::memory::Missing;
 use crate::pci::bars::WINDOW_BAR;
 use crate::pci::BarMove;
 use crate::poller::Token;
@@ -158,29 +159,38 @@ impl<M: GuestAddressSpace> Device<M> {
         Err(error)
     }
 
-    /// A vCPU found memory missing. Returns whether it was a frontend's, which
-    /// is revoked then: the access can be tried again, and hits a hole.
+    /// A vCPU could not access memory. Returns whether it may try again: it was
+    /// in the window, or there was something in the window that is out of it now.
     pub(crate) fn memory_fault(&mut self, address: Option<u64>) -> bool {
-        let base = self.registers.bar_address(WINDOW_BAR);
-        let offset = match (address, base) {
-            (Some(address), Some(base)) => match address.checked_sub(base) {
-                Some(offset) => Some(offset),
-                None => return false,
-            },
-            _ => None,
+        let missing = match address.map(|address| self.window_offset(address)) {
+            None => Missing::Somewhere,
+            Some(Some(offset)) => Missing::At(offset),
+            // It is not ours, or was before the window moved.
+            Some(None) => Missing::Truncated,
         };
-        match self.memory.withdraw(offset) {
-            Ok(false) => false,
-            Ok(true) => {
-                self.fail(Fault::frontend(TRUNCATED));
-                self.wake();
-                true
-            }
-            Err(error) => {
-                self.fail(error.into());
-                true
-            }
-        }
+        let withdrawn = self.withdraw(missing);
+        // Another vCPU may have been faster with the same complaint.
+        withdrawn || matches!(missing, Missing::At(_))
+    }
+
+    /// Where in the window an address is.
+    fn window_offset(&self, address: u64) -> Option<u64> {
+        let base = self.registers.bar_address(WINDOW_BAR)?;
+        let offset = address.checked_sub(base)?;
+        (offset < self.memory.window_size()).then_some(offset)
+    }
+
+    /// Takes memory from the guest that its frontend does not provide. Returns
+    /// whether there was any; its frontend is to blame then.
+    pub(crate) fn withdraw(&mut self, missing: Missing) -> bool {
+        let fault = match self.memory.withdraw(missing) {
+            Ok(false) => return false,
+            Ok(true) => Fault::frontend("memory that it shared cannot be accessed"),
+            Err(error) => error.into(),
+        };
+        self.fail(fault);
+        self.wake();
+        true
     }
 
     /// Answers a fault (see [`crate::error`]).

@@ -8,9 +8,10 @@ use std::os::fd::AsFd;
 
 use vm_memory::GuestAddressSpace;
 
-use super::{Condition, Device, TRUNCATED};
+use super::{Condition, Device};
 use crate::connection::{Connection, Session};
 use crate::error::Fault;
+use crate::memory::Missing;
 use crate::poller::{Interest, Ready, Token};
 
 /// Messages moved in one turn, so that neither a chatty frontend nor a chatty
@@ -60,7 +61,7 @@ impl<M: GuestAddressSpace> Device<M> {
                 // Looked at when everything else has been.
                 Token::ReplyLimit | Token::MemoryLimit => {}
                 Token::Listener => {}
-                Token::Memory => self.check_memory()?,
+                Token::Memory => self.check_memory(),
                 // It may be news of one that is gone already.
                 Token::Frontend => {
                     frontend_hung_up |= event.hung_up && self.connection.is_some();
@@ -83,12 +84,9 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// A file of the frontend's memory has changed. If it shrank, the guest
     /// must not touch what is missing.
-    fn check_memory(&mut self) -> Result<(), Fault> {
-        self.watch.take();
-        if self.memory.withdraw(None)? {
-            return Err(Fault::frontend(TRUNCATED));
-        }
-        Ok(())
+    fn check_memory(&mut self) {
+        self.memory.take_changes();
+        self.withdraw(Missing::Truncated);
     }
 
     /// Queues are used while the driver is running and the function may
@@ -172,7 +170,6 @@ impl<M: GuestAddressSpace> Device<M> {
     /// What one of its sockets is connected to lets nobody wait; or a limit of
     /// the host's, which this frontend may have exhausted.
     fn wait_for_frontend(&mut self) -> Result<(), Fault> {
-        self.memory.watch(&mut self.watch);
         let busy = self.may_use_queues();
         let Some(connection) = &self.connection else {
             return Ok(());

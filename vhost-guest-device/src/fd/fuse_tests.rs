@@ -7,7 +7,6 @@
 //! These tests mount a FUSE file system, which needs privileges; without them
 //! they say so and pass, except in CI.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -227,7 +226,7 @@ fn no_kind_check_waits_for_a_file_system() {
     let memory = MemoryFd::check(file(), lax).expect("the VMM wanted it so");
     assert_eq!(memory.size().unwrap(), 0x10_0000);
     let mut watch = Watch::new().unwrap();
-    watch.follow(&BTreeMap::from([(memory.identity(), memory)]));
+    watch.add(&memory).unwrap();
     assert_eq!(mount.questions(), 0);
     drop(mount);
 }

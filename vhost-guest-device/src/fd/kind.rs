@@ -180,7 +180,9 @@ impl fmt::Debug for EventFd {
 pub struct MemoryPolicy {
     /// Insist on `F_SEAL_SHRINK`. Without it a frontend can truncate its
     /// memory, and a vCPU of this VM stumbles over it; the device then wants
-    /// to hear of the fault.
+    /// to hear of the fault, and watches the file besides. In a jail without
+    /// `/proc` nothing can be watched, and a file that is not sealed is refused
+    /// in any case: with this it is the frontend's fault.
     ///
     /// The device never adds the seal itself: `F_ADD_SEALS` takes the inode's
     /// lock, which a frontend holds for as long as it likes by writing to the
@@ -226,6 +228,7 @@ pub(crate) struct MemoryFd {
     fd: ForeignFd,
     identity: FileIdentity,
     page_size: u64,
+    keeps_its_size: bool,
 }
 
 impl MemoryFd {
@@ -251,7 +254,8 @@ impl MemoryFd {
                 return Err(FdError::SealedAgainstWriting);
             }
         }
-        if policy.sealed_size && !seals.is_some_and(|s| s.contains(SealFlags::SHRINK)) {
+        let keeps_its_size = seals.is_some_and(|s| s.contains(SealFlags::SHRINK));
+        if policy.sealed_size && !keeps_its_size {
             return Err(FdError::NotSealedAgainstShrinking);
         }
         let attributes = attributes(fd.as_fd()).map_err(|_| WHAT)?;
@@ -270,6 +274,7 @@ impl MemoryFd {
             fd,
             identity: FileIdentity::from_attributes(&attributes),
             page_size: page_size.max(1),
+            keeps_its_size,
         })
     }
 
@@ -281,6 +286,11 @@ impl MemoryFd {
     /// The granularity of its mappings: the host's page size, or hugetlbfs's.
     pub(crate) fn page_size(&self) -> u64 {
         self.page_size
+    }
+
+    /// Whether it is sealed against shrinking.
+    pub(crate) fn keeps_its_size(&self) -> bool {
+        self.keeps_its_size
     }
 
     /// Its size at this moment; the frontend may change it in the next.

@@ -46,6 +46,12 @@ pub(crate) enum MemoryError {
     /// The file cannot be mapped writable.
     #[error("the frontend's memory cannot be mapped: {0}")]
     NotMappable(io::Error),
+    /// The file's mode lets this process not notice when it shrinks.
+    #[error("the frontend's memory may shrink and cannot be watched: {0}")]
+    NotWatchable(io::Error),
+    /// The host has no watch left, or the process no `/proc`.
+    #[error("memory that may shrink cannot be watched: {0}")]
+    Watch(io::Error),
     /// The VMM could not map it.
     #[error("the VMM could not map memory into the window: {0}")]
     Map(io::Error),
@@ -77,7 +83,8 @@ impl MemoryError {
     pub(crate) fn is_environment(&self) -> bool {
         match self {
             Self::Fd(error) => error.is_environment(),
-            Self::Map(_) | Self::Size(_) | Self::Unmap(_) | Self::Dead | Self::Pending => true,
+            Self::Watch(_) | Self::Map(_) | Self::Size(_) | Self::Unmap(_) => true,
+            Self::Dead | Self::Pending => true,
             _ => false,
         }
     }

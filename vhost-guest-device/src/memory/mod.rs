@@ -31,6 +31,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -38,9 +39,10 @@ use vhost_guest_msg::{MemRegion, MemTable, Region, RemMemReg};
 use vhost_guest_vmm_traits::SharedMemoryMapper;
 
 pub(crate) use self::error::MemoryError;
-use self::layout::{Layout, Plan};
+use self::layout::{Layout, Plan, Wanted};
 use self::table::{area_extent, region_extent, Placed, PlacedArea, Table};
-pub(crate) use self::watch::Watch;
+use self::watch::check_sizes;
+pub(crate) use self::watch::{Missing, Watch};
 use crate::fd::{FileIdentity, ForeignFd, MemoryFd, MemoryPolicy};
 
 /// Memory of the frontend that is not a region of its guest's.
@@ -110,6 +112,8 @@ pub(crate) struct Memory {
     layout: Layout,
     /// One descriptor for each mapped file.
     files: BTreeMap<FileIdentity, MemoryFd>,
+    /// Tells when one of them shrinks.
+    watch: Watch,
     pending: Option<Pending>,
     tickets: u64,
     withdrawn: bool,
@@ -118,21 +122,29 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// An empty window.
-    pub(crate) fn new(mapper: Arc<dyn SharedMemoryMapper>, limits: MemoryLimits) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// The environment's: no descriptor, or no inotify.
+    pub(crate) fn new(
+        mapper: Arc<dyn SharedMemoryMapper>,
+        limits: MemoryLimits,
+    ) -> io::Result<Self> {
         // Three pieces for a region or area (its first and last page may be
         // others' too), in two generations.
         let max_pieces = limits.max_regions.saturating_add(2).saturating_mul(6);
-        Self {
+        Ok(Self {
             mapper,
             limits,
             table: Table::default(),
             layout: Layout::new(limits.window_size, max_pieces),
             files: BTreeMap::new(),
+            watch: Watch::new()?,
             pending: None,
             tickets: 0,
             withdrawn: false,
             dead: false,
-        }
+        })
     }
 
     /// Replaces the table of regions (SET_MEM_TABLE).
@@ -296,45 +308,6 @@ impl Memory {
         self.unmap(superfluous)
     }
 
-    /// Withdraws memory that a vCPU faulted on: what is at `window_offset`, and
-    /// whatever has lost its file's bytes. Tells whether there was any.
-    ///
-    /// The frontend that truncates its memory loses it: this memory takes no
-    /// more changes until it is revoked.
-    ///
-    /// # Errors
-    ///
-    /// Something could not be unmapped: fatal.
-    pub(crate) fn withdraw(&mut self, window_offset: Option<u64>) -> Result<bool, MemoryError> {
-        let culprit = window_offset.and_then(|offset| self.layout.piece_at(offset));
-        // A page that holds a byte of the file is there, even if it was mapped
-        // for that byte alone.
-        let pages_end = |file: &MemoryFd| {
-            let size = file.size().unwrap_or(0);
-            size.checked_next_multiple_of(file.page_size())
-                .unwrap_or(size)
-        };
-        let files = self.files.iter();
-        let ends: BTreeMap<_, _> = files.map(|(file, fd)| (*file, pages_end(fd))).collect();
-        let pieces = self.layout.pieces().iter();
-        let lost: Vec<_> = pieces
-            .filter(|(at, piece)| {
-                let end = ends.get(&piece.file).copied().unwrap_or(0);
-                culprit.is_some_and(|(culprit, _)| culprit == **at) || piece.end() > end
-            })
-            .map(|(at, _)| *at)
-            .collect();
-        let found = !lost.is_empty();
-        self.withdrawn |= found;
-        self.unmap(lost)?;
-        Ok(found)
-    }
-
-    /// Makes `watch` watch the files that are mapped.
-    pub(crate) fn watch(&self, watch: &mut Watch) {
-        watch.follow(&self.files);
-    }
-
     /// Takes everything out of the window, whatever anybody thinks. When it
     /// returns, the guest has none of the frontend's memory.
     ///
@@ -363,6 +336,11 @@ impl Memory {
         let any = !some.is_empty();
         self.unmap(some)?;
         Ok(any)
+    }
+
+    /// Bytes in the window, with memory or without.
+    pub(crate) fn window_size(&self) -> u64 {
+        self.limits.window_size
     }
 
     /// The most regions at a time.
@@ -418,7 +396,7 @@ impl Memory {
         &mut self,
         mut table: Table,
         files: Vec<MemoryFd>,
-        new: std::ops::Range<usize>,
+        new: Range<usize>,
         rings: &[RingAddress],
     ) -> Result<Ticket, MemoryError> {
         let wanted = table.wanted();
@@ -426,7 +404,7 @@ impl Memory {
         // What the message does not speak of, the driver would not look for
         // elsewhere.
         let mut places = wanted.iter().zip(&plan.positions).enumerate();
-        let stays = |(index, (wanted, position)): (usize, (&layout::Wanted, &u64))| {
+        let stays = |(index, (wanted, position)): (usize, (&Wanted, &u64))| {
             new.contains(&index) || wanted.before == Some(*position)
         };
         if !places.all(stays) {
@@ -439,37 +417,42 @@ impl Memory {
                 return Err(MemoryError::RingMoved);
             }
         }
-        self.map(&plan, &files, &new)?;
+        let mut mapped = Vec::with_capacity(plan.map.len());
+        let acquired = self
+            .watch_all(&files)
+            .and_then(|()| self.map(&plan, &files, &new, &mut mapped))
+            .and_then(|()| check_sizes(wanted.get(new).unwrap_or_default(), &files));
+        if let Err(error) = acquired {
+            self.unmap(mapped)?;
+            return Err(error);
+        }
         Ok(self.commit(table, plan, files))
     }
 
-    /// Maps what the plan asks for, all or nothing.
+    /// Maps what the plan asks for, and says in `mapped` how far it came.
     fn map(
         &mut self,
         plan: &Plan,
         files: &[MemoryFd],
-        new: &std::ops::Range<usize>,
+        new: &Range<usize>,
+        mapped: &mut Vec<u64>,
     ) -> Result<(), MemoryError> {
-        for (done, (index, at, piece)) in plan.map.iter().enumerate() {
+        for (index, at, piece) in &plan.map {
             let file = index
                 .checked_sub(new.start)
                 .and_then(|index| files.get(index));
-            let outcome = match file {
-                Some(file) => self
-                    .mapper
-                    .map(*at, file.as_fd(), piece.offset, piece.length),
-                None => Err(io::Error::other("no descriptor for a part of the memory")),
+            let Some(file) = file else {
+                let missing = "no descriptor for a part of the memory";
+                return Err(MemoryError::Map(io::Error::other(missing)));
             };
-            if let Err(error) = outcome {
-                for (_, at, piece) in plan.map.iter().take(done) {
-                    self.layout.insert(*at, *piece);
-                }
-                self.unmap(plan.map.iter().take(done).map(|(_, at, _)| *at).collect())?;
-                return Err(match error.kind() {
+            self.mapper
+                .map(*at, file.as_fd(), piece.offset, piece.length)
+                .map_err(|error| match error.kind() {
                     io::ErrorKind::PermissionDenied => MemoryError::NotMappable(error),
                     _ => MemoryError::Map(error),
-                });
-            }
+                })?;
+            self.layout.insert(*at, *piece);
+            mapped.push(*at);
         }
         Ok(())
     }
@@ -505,6 +488,7 @@ impl Memory {
             }
         }
         let layout = &self.layout;
+        self.watch.retain(|identity| layout.uses(identity));
         self.files.retain(|identity, _| layout.uses(*identity));
         outcome
     }

@@ -7,23 +7,26 @@
 //! A vCPU that touches such memory is told by the VMM (`memory_fault`), or is
 //! not: a kernel with asynchronous page faults may let it try again for ever.
 //! So the files are watched. Nothing happens while nobody changes their size:
-//! guests write through mappings, of which inotify does not speak.
+//! guests write through mappings, of which inotify does not speak. A file that
+//! cannot be watched is not taken, unless it is sealed against shrinking.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
 
-use super::MemoryFd;
-use crate::fd::FileIdentity;
+use super::layout::Wanted;
+use super::{Memory, MemoryError};
+use crate::fd::{FileIdentity, MemoryFd};
 
 /// The files that are watched.
 #[derive(Debug)]
 pub(crate) struct Watch {
     inotify: OwnedFd,
-    /// Watch descriptors; `None` for a file that cannot be watched.
-    watched: BTreeMap<FileIdentity, Option<i32>>,
+    /// Watch descriptors.
+    watched: BTreeMap<FileIdentity, i32>,
 }
 
 impl Watch {
@@ -43,35 +46,136 @@ impl Watch {
 
     /// Takes note of changes: of 64 at most, and the rest makes it readable
     /// again. A frontend that goes on writing could make more for ever.
-    pub(crate) fn take(&self) {
+    pub(super) fn take(&self) {
         // An event is 16 bytes and bears no name. Which file it was does not
         // matter: all are looked at.
         let mut events = [0; 1024];
         let _ = rustix::io::read(&self.inotify, &mut events);
     }
 
-    /// Watches `files`, and no others.
+    /// Watches `file` too, unless nobody can make it smaller.
     ///
-    /// A file that cannot be watched (no `/proc` in a jail, too many watches)
-    /// is left to `memory_fault`.
-    pub(crate) fn follow(&mut self, files: &BTreeMap<FileIdentity, MemoryFd>) {
-        if self.watched.keys().eq(files.keys()) {
-            return;
+    /// # Errors
+    ///
+    /// It cannot be watched: whoever uses it would not learn that it shrank.
+    pub(crate) fn add(&mut self, file: &MemoryFd) -> Result<(), Errno> {
+        if file.keeps_its_size() || self.watched.contains_key(&file.identity()) {
+            return Ok(());
         }
+        let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
+        let watch = inotify::add_watch(&self.inotify, path, WatchFlags::MODIFY)?;
+        self.watched.insert(file.identity(), watch);
+        Ok(())
+    }
+
+    /// Watches no other files than `files`. To be called before those are
+    /// closed: a watch holds a file like a descriptor, and whoever lets go last
+    /// has to free its memory.
+    pub(super) fn retain(&mut self, files: impl Fn(FileIdentity) -> bool) {
         let inotify = &self.inotify;
         self.watched.retain(|identity, watch| {
-            let stays = files.contains_key(identity);
-            if let Some(watch) = watch.filter(|_| !stays) {
-                // It fails if the file is gone, and the watch with it.
-                let _ = inotify::remove_watch(inotify, watch);
+            let stays = files(*identity);
+            if !stays {
+                // It is there as long as it is in the books.
+                let _ = inotify::remove_watch(inotify, *watch);
             }
             stays
         });
-        for (identity, file) in files {
-            self.watched.entry(*identity).or_insert_with(|| {
-                let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
-                inotify::add_watch(inotify, path, WatchFlags::MODIFY).ok()
-            });
+    }
+}
+
+/// Memory in the window that the guest must not touch any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// What is behind the end of its file now.
+    Truncated,
+    /// That, and what is at this window offset: a vCPU could not access it, and
+    /// whatever the size of its file is, there was no page for it.
+    At(u64),
+    /// The same, but nobody knows where: what is behind the end of its file, or,
+    /// if nothing is, everything.
+    Somewhere,
+}
+
+impl Memory {
+    /// Readable when a file has changed that is mapped: see
+    /// [`take_changes`](Self::take_changes).
+    pub(crate) fn changes(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
+
+    /// Takes note of changes of files, of which each may have made one smaller.
+    pub(crate) fn take_changes(&self) {
+        self.watch.take();
+    }
+
+    /// Withdraws memory that is not there. Tells whether there was any.
+    ///
+    /// The frontend that does not provide the memory that it shared loses it:
+    /// this memory takes no more changes until it is revoked.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be unmapped: fatal.
+    pub(crate) fn withdraw(&mut self, missing: Missing) -> Result<bool, MemoryError> {
+        let mut lost = self.truncated();
+        match missing {
+            Missing::Truncated => {}
+            Missing::At(offset) => lost.extend(self.layout.piece_at(offset).map(|(at, _)| at)),
+            Missing::Somewhere if lost.is_empty() => {
+                lost.extend(self.layout.pieces().keys());
+            }
+            Missing::Somewhere => {}
+        }
+        let found = !lost.is_empty();
+        self.withdrawn |= found;
+        self.unmap(lost)?;
+        Ok(found)
+    }
+
+    /// Where pieces are that have pages behind the end of their file.
+    fn truncated(&self) -> Vec<u64> {
+        // A page that holds a byte of the file is there, even if it was mapped
+        // for that byte alone.
+        let pages_end = |file: &MemoryFd| {
+            let size = file.size().unwrap_or(0);
+            size.checked_next_multiple_of(file.page_size())
+                .unwrap_or(size)
+        };
+        let files = self.files.iter();
+        let ends: BTreeMap<_, _> = files.map(|(file, fd)| (*file, pages_end(fd))).collect();
+        let end = |file| ends.get(file).copied().unwrap_or(0);
+        let pieces = self.layout.pieces().iter();
+        let lost = pieces.filter(|(_, piece)| piece.end() > end(&piece.file));
+        lost.map(|(at, _)| *at).collect()
+    }
+
+    /// Watches files that are to be mapped.
+    pub(super) fn watch_all(&mut self, files: &[MemoryFd]) -> Result<(), MemoryError> {
+        for file in files {
+            self.watch.add(file).map_err(blame)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whose fault it is that a file cannot be watched: its mode is its owner's
+/// affair, limits and `/proc` are the host's.
+pub(super) fn blame(error: Errno) -> MemoryError {
+    match error {
+        Errno::ACCESS | Errno::PERM => MemoryError::NotWatchable(error.into()),
+        _ => MemoryError::Watch(error.into()),
+    }
+}
+
+/// Makes sure that files still have what is wanted of them, now that nobody can
+/// make them smaller unnoticed.
+pub(super) fn check_sizes(wanted: &[Wanted], files: &[MemoryFd]) -> Result<(), MemoryError> {
+    for (wanted, file) in wanted.iter().zip(files) {
+        let size = file.size().map_err(MemoryError::Size)?;
+        if wanted.extent.end() > size {
+            return Err(MemoryError::BeyondFile);
         }
     }
+    Ok(())
 }

@@ -116,7 +116,7 @@ const MOMENTS: [Moment; 8] = [
 /// Ways to end it all, and whether the driver has to reset afterwards.
 type End = (&'static str, fn(&mut Rig), bool);
 
-const ENDS: [End; 5] = [
+const ENDS: [End; 6] = [
     ("device reset", |rig| rig.write(STATUS, &[0]), false),
     (
         "function level reset",
@@ -129,6 +129,11 @@ const ENDS: [End; 5] = [
         true,
     ),
     ("revoked", |rig| rig.device.revoke(), true),
+    (
+        "memory without pages",
+        |rig| assert!(rig.device.memory_fault(None)),
+        true,
+    ),
     (
         "truncated",
         |rig| assert!(!rig.device.memory_fault(None)),

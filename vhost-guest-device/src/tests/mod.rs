@@ -39,6 +39,7 @@ mod requests;
 mod resets;
 pub(crate) mod rig;
 mod session;
+mod shrinking;
 pub(crate) mod siege;
 mod snapshot;
 mod snapshot_hostile;

@@ -114,7 +114,7 @@ fn what_cannot_be_undone_is_still_in_the_books() {
     }
     let vmm = Arc::new(Stubborn(TestVmm::new()));
     let mut bench = Bench::new();
-    bench.memory = Memory::new(Arc::clone(&vmm) as _, bench.memory.limits);
+    bench.memory = Memory::new(Arc::clone(&vmm) as _, bench.memory.limits).unwrap();
     vmm.0.fail_nth(1, ErrorKind::OutOfMemory);
     let [a, b, ..] = &four_files();
     let error = bench
@@ -131,12 +131,18 @@ fn what_cannot_be_undone_is_still_in_the_books() {
 fn truncated_memory_is_withdrawn() {
     let files = four_files();
     let (mut bench, before, after) = about_to_replace(&files);
-    assert!(!bench.memory.withdraw(None).unwrap(), "all is well");
+    assert!(
+        !bench.memory.withdraw(Missing::Truncated).unwrap(),
+        "all is well"
+    );
     ftruncate(&files[1].fd, MIB / 2).unwrap();
-    assert!(bench.memory.withdraw(None).unwrap());
+    assert!(bench.memory.withdraw(Missing::Truncated).unwrap());
     assert_eq!(bench.vmm.mappings().len(), 1);
     bench.check_books();
-    assert!(!bench.memory.withdraw(None).unwrap(), "it is gone already");
+    assert!(
+        !bench.memory.withdraw(Missing::Truncated).unwrap(),
+        "it is gone already"
+    );
 
     let error = bench.replace(&after).unwrap_err();
     assert!(matches!(error, MemoryError::Withdrawn), "{error}");
@@ -153,10 +159,10 @@ fn memory_that_faulted_is_withdrawn_whatever_its_size() {
         .memory
         .translate(before[0].0.user_address(), 1)
         .unwrap();
-    assert!(!bench.memory.withdraw(Some(0)).unwrap());
-    assert!(!bench.memory.withdraw(Some(place + MIB)).unwrap());
-    assert!(!bench.memory.withdraw(Some(u64::MAX)).unwrap());
-    assert!(bench.memory.withdraw(Some(place + MIB - 1)).unwrap());
+    assert!(!bench.memory.withdraw(Missing::At(0)).unwrap());
+    assert!(!bench.memory.withdraw(Missing::At(place + MIB)).unwrap());
+    assert!(!bench.memory.withdraw(Missing::At(u64::MAX)).unwrap());
+    assert!(bench.memory.withdraw(Missing::At(place + MIB - 1)).unwrap());
     assert_eq!(bench.vmm.mappings().len(), 1);
 }
 
@@ -166,9 +172,9 @@ fn the_page_of_a_last_byte_is_not_withdrawn() {
     let log = TestFile::new(1, 0x1001);
     let (_, ticket) = bench.area(Area::Log, &log, 0, 0x1001).unwrap();
     bench.memory.settle(ticket, Outcome::Done).unwrap();
-    assert!(!bench.memory.withdraw(None).unwrap());
+    assert!(!bench.memory.withdraw(Missing::Truncated).unwrap());
     ftruncate(&log.fd, 0x1000).unwrap();
-    assert!(bench.memory.withdraw(None).unwrap());
+    assert!(bench.memory.withdraw(Missing::Truncated).unwrap());
 }
 
 #[test]
@@ -178,7 +184,7 @@ fn memory_can_be_withdrawn_while_a_change_is_pending() {
     let (_, ticket) = bench.replace(&after).unwrap();
     ftruncate(&files[1].fd, 0).unwrap();
     ftruncate(&files[2].fd, 0).unwrap();
-    assert!(bench.memory.withdraw(None).unwrap());
+    assert!(bench.memory.withdraw(Missing::Truncated).unwrap());
     bench.memory.settle(ticket, Outcome::Refused).unwrap();
     bench.check_books();
     bench.memory.revoke().unwrap();
@@ -191,6 +197,10 @@ fn a_withdrawal_that_fails_is_fatal() {
     let (mut bench, ..) = about_to_replace(&files);
     ftruncate(&files[0].fd, 0).unwrap();
     bench.vmm.fail_nth(0, ErrorKind::Other);
-    assert!(bench.memory.withdraw(None).unwrap_err().is_fatal());
+    assert!(bench
+        .memory
+        .withdraw(Missing::Truncated)
+        .unwrap_err()
+        .is_fatal());
     bench.check_books();
 }

@@ -73,7 +73,7 @@ impl Bench {
             policy: MemoryPolicy::default(),
         };
         Self {
-            memory: Memory::new(Arc::clone(&vmm) as _, limits),
+            memory: Memory::new(Arc::clone(&vmm) as _, limits).unwrap(),
             vmm,
             reaper: Reaper::spawn(None).unwrap(),
         }

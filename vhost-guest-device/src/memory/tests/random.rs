@@ -232,7 +232,7 @@ impl Run {
             Step::Settle(outcome) => self.settle(outcome),
             Step::Fail(n) => self.bench.vmm.fail_nth(n, ErrorKind::Other),
             Step::Withdraw(offset) => {
-                let found = self.bench.memory.withdraw(Some(offset as u64));
+                let found = self.bench.memory.withdraw(Missing::At(offset as u64));
                 self.lost |= found.unwrap_or(true);
             }
             Step::Revoke => self.revoke(),

@@ -19,6 +19,7 @@ use vhost_guest_vmm_traits::MsiMessage;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Kind, Step};
+use crate::memory::Missing;
 use crate::pci::bars::COMMON;
 use crate::snapshot::SnapshotError;
 use crate::tests::rig::{event, memory_file, message, place, words, Frontend, Rig};
@@ -376,7 +377,7 @@ impl World {
             Step::ChannelHangUp => self.channel = None,
             Step::Truncate(file) => {
                 self.files[usize::from(file)].set_len(0).unwrap();
-                let _ = self.rig.device.memory_fault(None);
+                let _ = self.rig.device.withdraw(Missing::Truncated);
                 self.new_file();
                 self.files.swap_remove(file.into());
             }
