@@ -28,14 +28,20 @@ for module in $(cat /modules/order); do
     insmod "/modules/$module.ko" || fail "insmod $module"
 done
 
+. /settings
 tries=0
 while [ ! -b /dev/vda ]; do
     tries=$((tries + 1))
     [ $tries -lt 600 ] || fail "no /dev/vda"
+    # A guest to try things with may have another device.
+    [ -z "$ANY_DEVICE" ] || break
     usleep 50000
 done
+if [ -n "$ANY_DEVICE" ]; then
+    . /role
+    poweroff -f
+fi
 
-. /settings
 size=$(blockdev --getsize64 /dev/vda)
 [ "$size" = "${SIZE:-$size}" ] || fail "the disk has $size bytes and not $SIZE"
 queues=$(ls /sys/block/vda/mq | wc -l)

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # shellcheck shell=sh
 
-# A shell for whoever tries the disk; its end is the guest's.
+# A shell for whoever tries a device; its end is the guest's.
 
-say "the disk is /dev/vda, and 'exit' powers off"
+say "a disk is /dev/vda, a card is eth0, and 'exit' powers off"
 setsid cttyhack sh
