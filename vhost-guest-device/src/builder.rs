@@ -2,47 +2,21 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a VMM chooses, what it lends, and how a device is made of it.
+//! What a VMM chooses, and how a device is made of it.
 
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use vhost_guest_vmm_traits::{
-    AddressTranslator, DeviceNotifier, InterruptManager, IoEventFdRegistrar, SharedMemoryMapper,
-    ThreadHook,
-};
 use vm_memory::GuestAddressSpace;
 
 use crate::error::BuildError;
 use crate::fd::MemoryPolicy;
 use crate::function::VhostGuest;
 use crate::options::Options;
+use crate::services::Services;
 use crate::socket_file::bind_socket;
-
-/// What a VMM lends to a device: the traits of `vhost-guest-vmm-traits`, and
-/// the memory of the guest that the device is plugged into.
-pub struct Services<M> {
-    /// Turns eventfds into interrupts.
-    pub interrupts: Arc<dyn InterruptManager>,
-    /// Turns guest stores into signals, if the VMM's kernel can do that.
-    /// Without it each doorbell store and each notification of a queue arrives
-    /// by [`VhostGuest::bar_write`], and a thread of the device's signals.
-    pub doorbells: Option<Arc<dyn IoEventFdRegistrar>>,
-    /// Maps frontend memory into this device's window.
-    pub window: Arc<dyn SharedMemoryMapper>,
-    /// The guest's memory, in which the device's own queues are.
-    pub memory: M,
-    /// Translates the addresses in the device's own queues, if a virtual IOMMU
-    /// is in front of the device: it then offers `VIRTIO_F_ACCESS_PLATFORM`.
-    pub translator: Option<Arc<dyn AddressTranslator>>,
-    /// Hears of faults, if the VMM wants to.
-    pub notifier: Option<Arc<dyn DeviceNotifier>>,
-    /// Runs first in each thread of the device.
-    pub thread_hook: Option<Arc<dyn ThreadHook>>,
-}
 
 /// Makes a [`VhostGuest`] from what a VMM chooses and what it lends.
 ///
@@ -203,7 +177,7 @@ impl Builder {
     }
 
     /// The most interrupt sources that the device asks its
-    /// [`InterruptManager`] for at a time: one for configuration changes, one
+    /// [`InterruptManager`](vhost_guest_vmm_traits::InterruptManager) for at a time: one for configuration changes, one
     /// for each of its own virtqueues, one for each vring's kick. For VMMs that
     /// have to reserve them before they make the device.
     ///

@@ -32,6 +32,7 @@ mod configuration;
 mod device_state;
 mod driver_queues;
 mod features;
+mod forward;
 mod inflight;
 mod log;
 mod memory;
@@ -43,8 +44,7 @@ mod switch;
 mod vring;
 
 pub(crate) use driver_queues::DriverQueues;
-#[cfg(test)]
-pub(crate) use features::carried;
+pub(crate) use features::{carried, carried_with_migration};
 pub(crate) use inflight::InflightMemory;
 pub(crate) use session::Session;
 pub(crate) use socket::MAX_FDS;
@@ -64,8 +64,8 @@ use crate::registers::Registers;
 use crate::statistics::Statistics;
 use account::Account;
 use backend_channel::Channel;
+use forward::Then;
 use socket::Socket;
-use switch::Then;
 use vring::Vrings;
 
 /// The queue with requests of the frontend's, to the guest.

@@ -36,7 +36,6 @@ use vhost_guest_vmm_traits::{DeviceNotifier, SharedMemoryMapper};
 use vm_memory::GuestAddressSpace;
 
 use crate::alarm::Alarm;
-use crate::builder::Services;
 use crate::connection::{Connection, DriverQueues, InflightMemory, Resources};
 use crate::driver_memory::{DriverMemory, View};
 use crate::fd::{FdKinds, Pump, Reaper, Signaller};
@@ -47,6 +46,7 @@ use crate::options::Options;
 use crate::poller::{self, Interest, Poller, Token};
 use crate::queue::{Queues, MAX_CHAIN};
 use crate::registers::{Registers, Setup};
+use crate::services::Services;
 use crate::statistics::Statistics;
 use crate::virtio::device_config::Properties;
 use crate::virtio::feature;

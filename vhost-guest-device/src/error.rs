@@ -16,7 +16,7 @@ use std::io;
 
 use crate::memory::MemoryError;
 use crate::poller::Unwaitable;
-use crate::registers::ServiceError;
+use crate::services::ServiceError;
 
 /// Why a [`Builder`](crate::Builder) could not make a device.
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,6 @@ use vhost_guest_vmm_traits::{
 };
 use vm_memory::GuestAddressSpace;
 
-use crate::builder::Services;
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::memory::Missing;
@@ -26,6 +25,7 @@ use crate::options::Options;
 use crate::ordered::Ordered;
 use crate::pci::{BarMove, BarSpec};
 use crate::poller;
+use crate::services::Services;
 use crate::statistics::Statistics;
 use crate::worker::{Shared, Worker};
 

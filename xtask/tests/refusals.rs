@@ -66,7 +66,14 @@ const PARTS: &[Part] = &[
     ),
     part(
         "vhost-guest-device",
-        &["memory", "fd", "connection", "device", "registers"],
+        &[
+            "memory",
+            "fd",
+            "connection",
+            "device",
+            "registers",
+            "virtio",
+        ],
         &[
             "MemoryError",
             "FdError",

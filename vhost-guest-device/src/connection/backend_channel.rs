@@ -16,9 +16,9 @@ use vhost_guest_msg::{
 };
 use vm_memory::GuestMemory;
 
+use super::forward::Forward;
 use super::session::Session;
 use super::socket::Socket;
-use super::switch::Forward;
 use super::{Connection, DriverQueues, Resources, Step, CHANNEL_REPLIES, CHANNEL_REQUESTS};
 use crate::error::{Fault, Refusal};
 use crate::fd::{ChannelSocket, ForeignFd};

@@ -9,7 +9,7 @@
 
 use vhost_guest_msg::FrontendRequest;
 
-use super::switch::Forward;
+use super::forward::Forward;
 use super::Connection;
 use crate::fd::ForeignFd;
 

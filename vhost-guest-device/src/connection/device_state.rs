@@ -12,7 +12,7 @@
 use vhost_guest_msg::{DeviceState, FrontendRequest, Reply, Transfer};
 use vm_memory::GuestMemory;
 
-use super::switch::{not_carried, Forward, Then};
+use super::forward::{not_carried, Forward, Then};
 use super::{Connection, DriverQueues, Resources, Step, MIGRATION_LOAD, MIGRATION_SAVE};
 use crate::error::{Fault, Refusal};
 use crate::fd::{ForeignFd, Next, PumpError, StateFd, Stream};

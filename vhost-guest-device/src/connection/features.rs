@@ -6,8 +6,8 @@
 
 use vhost_guest_msg::{FrontendRequest, ProtocolFeatures, Reply, VirtioFeatures};
 
+use super::forward::{Forward, Then};
 use super::session::Session;
-use super::switch::{Forward, Then};
 use super::{Connection, Resources};
 use crate::error::{Fault, Refusal};
 
@@ -21,7 +21,7 @@ pub(crate) fn carried() -> ProtocolFeatures {
 }
 
 /// The same of a device with them.
-pub(super) fn carried_with_migration() -> ProtocolFeatures {
+pub(crate) fn carried_with_migration() -> ProtocolFeatures {
     carried().union(WITH_MIGRATION)
 }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn clears_what_is_not_carried_and_changes_nothing_else() {
-        let session = Session::new(Limits::default());
+        let session = Session::new(Limits::default(), carried());
         let all = ProtocolFeatures::from_bits_retain(u64::MAX);
         let shown = show(&session, all);
         assert_eq!(shown, carried());
@@ -137,13 +137,13 @@ mod tests {
 
     #[test]
     fn disconnects_a_protocol_feature_that_is_not_carried() {
-        let session = Session::new(Limits::default());
+        let session = Session::new(Limits::default(), carried());
         check_protocol_features(ProtocolFeatures::MQ, &session).unwrap();
         for unknown in [ProtocolFeatures::SHMEM, WITH_MIGRATION] {
             let fault = check_protocol_features(unknown, &session).unwrap_err();
             assert!(matches!(fault, Fault::Frontend(_)));
         }
-        let session = session.with_migration();
+        let session = Session::new(Limits::default(), carried_with_migration());
         check_protocol_features(WITH_MIGRATION, &session).unwrap();
     }
 }

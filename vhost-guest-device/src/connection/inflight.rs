@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 
 use vhost_guest_msg::{FrontendRequest, Inflight, Reply, SetInflight};
 
-use super::switch::{Forward, OnRefusal, Then};
+use super::forward::{Forward, OnRefusal, Then};
 use super::Resources;
 use crate::error::{Fault, Refusal};
 use crate::fd::ForeignFd;

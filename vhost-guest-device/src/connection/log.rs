@@ -6,8 +6,8 @@
 
 use vhost_guest_msg::{FrontendRequest, LogArea, LogBase, LogReply, OnlyFd, Reply};
 
+use super::forward::{Forward, Then};
 use super::memory::settle;
-use super::switch::{Forward, Then};
 use super::Resources;
 use crate::doorbells::Doorbell;
 use crate::error::{Fault, Refusal};

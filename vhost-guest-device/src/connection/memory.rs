@@ -9,7 +9,7 @@ use vhost_guest_msg::{
     Endian, FrontendRequest, Iotlb, MemRegion, MemTable, RemMemReg, Reply, ReplyExpectation,
 };
 
-use super::switch::{Forward, OnRefusal, Then};
+use super::forward::{Forward, OnRefusal, Then};
 use super::{Connection, Duty, Resources};
 use crate::error::{Fault, Refusal};
 use crate::fd::ForeignFd;

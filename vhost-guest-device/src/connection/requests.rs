@@ -12,7 +12,7 @@ use vhost_guest_msg::{
 };
 use vm_memory::GuestMemory;
 
-use super::switch::{Forward, Then};
+use super::forward::{Forward, Then};
 use super::{Connection, DriverQueues, Duty, Resources, Step, REQUESTS};
 use crate::error::{Fault, Refusal};
 use crate::fd::ForeignFd;

@@ -6,8 +6,6 @@
 
 use vhost_guest_msg::{Context, Limits, ProtocolFeatures, Reply, VirtioFeatures};
 
-use super::features::{carried, carried_with_migration};
-
 /// Negotiation state of one connection.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -18,19 +16,11 @@ pub(crate) struct Session {
 
 impl Session {
     /// A connection that has agreed on nothing.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, carried: ProtocolFeatures) -> Self {
         Self {
             limits,
             context: Context::default(),
-            carried: carried(),
-        }
-    }
-
-    /// The same on a device with migration queues.
-    pub(crate) fn with_migration(self) -> Self {
-        Self {
-            carried: carried_with_migration(),
-            ..self
+            carried,
         }
     }
 

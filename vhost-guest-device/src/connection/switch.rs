@@ -11,68 +11,13 @@
 
 use std::os::fd::OwnedFd;
 
-use vhost_guest_msg::{FrontendRequest, LogArea, Reply, Verdict};
+use vhost_guest_msg::{FrontendRequest, Reply, Verdict};
 
+use super::forward::{not_carried, Forward, Then};
 use super::session::Session;
 use super::{device_state, features, inflight, log, memory, vring, Connection, Resources};
 use crate::error::{Fault, Refusal};
 use crate::fd::ForeignFd;
-use crate::memory::Ticket;
-
-/// What is left to do when the guest has replied to a request.
-#[derive(Debug)]
-pub(crate) enum Then {
-    /// Nothing.
-    Nothing,
-    /// Unmap memory that the request took away; or, if the guest refused,
-    /// undo what it changed.
-    Settle(Ticket, OnRefusal),
-    /// As [`Settle`](Self::Settle); and the frontend gets the log's place in
-    /// its own terms, in the form that every frontend understands.
-    ShowLog(Ticket, LogArea),
-    /// The reply says how much memory a record of requests under way needs:
-    /// make it, and send it along.
-    MakeInflight,
-    /// The ring is stopped: its kick and call are disconnected. Frontends
-    /// send them again when they restart it.
-    StopVring(u8),
-    /// Clear what is not carried in the reply.
-    ShowProtocolFeatures,
-    /// No descriptor goes with the reply; if the guest refused this transfer
-    /// of device state, it is over.
-    AnswerTransfer(u64),
-    /// The reply is a limit of the backend's that the device has to carry too.
-    AtMost(u64),
-}
-
-/// What a negative acknowledgement of a memory message means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OnRefusal {
-    /// ADD and REM: the change is undone.
-    Undo,
-    /// SET_MEM_TABLE: which table the guest uses now is anybody's guess.
-    Disconnect,
-}
-
-/// A request that was carried out, as it goes to the guest.
-#[derive(Debug)]
-pub(super) struct Forward {
-    pub request: FrontendRequest<()>,
-    /// What follows from the guest's reply.
-    pub then: Then,
-}
-
-impl Forward {
-    /// Nothing follows.
-    pub(super) fn plain(request: FrontendRequest<()>) -> Self {
-        Self::then(request, Then::Nothing)
-    }
-
-    /// Something does.
-    pub(super) fn then(request: FrontendRequest<()>, then: Then) -> Self {
-        Self { request, then }
-    }
-}
 
 /// What became of a request, which is what its row says.
 #[derive(Debug)]
@@ -223,21 +168,6 @@ fn check_gate(request: &FrontendRequest<ForeignFd>, session: &Session) -> Result
     }
     let name = row.name;
     Err(Fault::frontend(format_args!("{name} without its feature")))
-}
-
-/// A request of a feature that the device never shows, or of none.
-pub(super) fn not_carried(request: &FrontendRequest<ForeignFd>) -> Refusal {
-    let (name, reason) = match request.row() {
-        None => {
-            let code = request.code();
-            return Fault::frontend(format_args!("unknown request {code}")).into();
-        }
-        Some(row) => match row.verdict {
-            Verdict::Refuse(reason) => (row.name, reason),
-            Verdict::Forward | Verdict::Handle => (row.name, "there is no queue for it"),
-        },
-    };
-    Fault::frontend(format_args!("{name} is not carried: {reason}")).into()
 }
 
 #[cfg(test)]

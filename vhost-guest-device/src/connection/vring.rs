@@ -10,13 +10,13 @@ use vhost_guest_msg::{
     FrontendRequest, RingLayout, VirtioFeatures, VringAddr, VringFd, VringNum, VringSelect,
 };
 
-use super::switch::{Forward, Then};
+use super::forward::{Forward, Then};
 use super::{Connection, Resources};
 use crate::doorbells::Doorbell;
 use crate::error::{Fault, Refusal};
 use crate::fd::{EventFd, FdError, ForeignFd};
 use crate::memory::RingAddress;
-use crate::registers::ServiceError;
+use crate::services::ServiceError;
 
 /// What the device remembers of the vrings.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device};
-use crate::connection::{Connection, Session};
+use crate::connection::{carried, carried_with_migration, Connection, Session};
 use crate::error::Fault;
 use crate::memory::Missing;
 use crate::poller::{Interest, Ready, Token};
@@ -148,11 +148,11 @@ impl<M: GuestAddressSpace> Device<M> {
 
     /// What a frontend that has just connected finds.
     fn session(&self) -> Session {
-        let session = Session::new(self.limits);
-        match self.pump {
-            Some(_) => session.with_migration(),
-            None => session,
-        }
+        let carried = match self.pump {
+            Some(_) => carried_with_migration(),
+            None => carried(),
+        };
+        Session::new(self.limits, carried)
     }
 
     /// Whether a frontend may connect now.

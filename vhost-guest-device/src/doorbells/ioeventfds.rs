@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use vhost_guest_vmm_traits::IoEventFdRegistrar;
 
-use crate::registers::ServiceError;
+use crate::services::ServiceError;
 
 #[derive(Debug)]
 struct Slot<F> {

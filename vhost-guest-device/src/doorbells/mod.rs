@@ -31,7 +31,7 @@ use vhost_guest_vmm_traits::IoEventFdRegistrar;
 
 use crate::fd::{EventFd, Signaller};
 use crate::pci::bars::{self, DOORBELL_MULTIPLIER, NOTIFY_MULTIPLIER};
-use crate::registers::ServiceError;
+use crate::services::ServiceError;
 use ioeventfds::IoEventFds;
 
 /// Something that the guest tells the frontend.

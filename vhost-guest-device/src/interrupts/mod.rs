@@ -28,6 +28,7 @@
 //! a masked vector is pending if one of its eventfds is readable. Arming
 //! raises what waited, disarming drains it: each event is delivered once.
 
+mod event;
 mod line;
 mod saved;
 mod wires;
@@ -42,43 +43,12 @@ use vhost_guest_vmm_traits::{InterruptManager, MsiMessage};
 use crate::fd::{EventFd, Signaller};
 use crate::pci::bars;
 use crate::pci::msix::Msix;
-use crate::registers::{is_descriptors_fault, ServiceError};
+use crate::services::ServiceError;
 use crate::virtio::NO_VECTOR;
+pub(crate) use event::{ArmFailure, Event};
 use line::{readable, Line, LineFd};
 pub(crate) use saved::SavedInterrupts;
 use wires::Wires;
-
-/// Something that the driver wants to be interrupted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Event {
-    /// The device status or configuration has changed.
-    Config,
-    /// The device has used buffers of this virtqueue.
-    Queue(u16),
-    /// The frontend kicks this vring.
-    Kick(u16),
-}
-
-/// An event that should raise its interrupt, and does not.
-#[derive(Debug)]
-pub(crate) struct ArmFailure {
-    /// Which one.
-    pub(crate) event: Event,
-    /// What the VMM said. For a kick it may be the frontend's doing: the same
-    /// eventfd for two vrings, for example.
-    pub(crate) error: io::Error,
-}
-
-impl ArmFailure {
-    /// The vring whose kick is an eventfd that cannot be armed, through the
-    /// fault of the frontend that sent it.
-    pub(crate) fn bad_kick(&self) -> Option<u16> {
-        match self.event {
-            Event::Kick(vring) if is_descriptors_fault(&self.error) => Some(vring),
-            _ => None,
-        }
-    }
-}
 
 /// ISR status: a queue has changed.
 const ISR_QUEUE: u8 = 1;

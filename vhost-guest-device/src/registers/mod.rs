@@ -41,11 +41,12 @@ use crate::pci::bars::{
 use crate::pci::capabilities::Shape;
 use crate::pci::config_space::{touches_cfg_data, ConfigSpace};
 use crate::pci::{msix, BarSpec};
-use crate::virtio::common_config::CommonConfig;
+use crate::services::ServiceError;
+use crate::virtio::common_config::{CommonConfig, Vectors, Written};
 use crate::virtio::device_config::{DeviceConfig, Properties};
 use crate::virtio::{copy_from, number, status};
 
-pub(crate) use effect::{is_descriptors_fault, Effect, GuestFault, ServiceError};
+pub(crate) use effect::Effect;
 
 /// What the VMM decides about a device's registers.
 #[derive(Clone, Copy, Debug)]
@@ -243,7 +244,8 @@ impl Registers {
         match structure {
             Structure::Common => {
                 let generation = self.device.generation();
-                self.common.read(offset, data, generation, &self.interrupts);
+                let vectors = self.vectors_shown();
+                self.common.read(offset, data, generation, vectors);
             }
             Structure::Isr => copy_from(&[self.interrupts.take_isr()], offset, data),
             Structure::Device => self.device.read(offset, data),
@@ -275,7 +277,7 @@ impl Registers {
             return None;
         }
         match structure {
-            Structure::Common => self.common.write(offset, data, &mut self.interrupts),
+            Structure::Common => self.write_common(offset, data),
             Structure::Device => {
                 let needs_reset = self.common.has_status(status::NEEDS_RESET);
                 let up = self.device.write(offset, data, needs_reset);
@@ -289,6 +291,29 @@ impl Registers {
             Structure::DriverAux => self.write_driver_aux(offset, data),
             Structure::Isr | Structure::Table | Structure::Pending => None,
         }
+    }
+
+    /// The vectors that the common configuration shows.
+    fn vectors_shown(&self) -> Vectors {
+        let queue = Event::Queue(self.common.queue_select());
+        Vectors {
+            config: self.interrupts.vector(Event::Config),
+            queue: self.interrupts.vector(queue),
+        }
+    }
+
+    fn write_common(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
+        let (event, vector) = match self.common.write(offset, data)? {
+            Written::ConfigVector(vector) => (Event::Config, vector),
+            Written::QueueVector(queue, vector) => (Event::Queue(queue), vector),
+            Written::Reset => return Some(Effect::Reset),
+            Written::DriverOk => return Some(Effect::DriverOk),
+            Written::QueueEnabled(queue) => return Some(Effect::QueueEnabled(queue)),
+            Written::QueueReset(queue) => return Some(Effect::QueueReset(queue)),
+            Written::Fault(fault) => return Some(Effect::GuestFault(fault)),
+        };
+        self.interrupts.set_vector(event, vector);
+        None
     }
 
     /// Driver auxiliary notifications (vhost-guest specification, PCI layout):

@@ -7,13 +7,14 @@
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::{Registers, ServiceError};
+use super::Registers;
 use crate::doorbells::Doorbell;
 use crate::fd::EventFd;
 use crate::interrupts::Event;
+use crate::services::ServiceError;
 use crate::virtio::common_config::QueueSetup;
 use crate::virtio::device_config::{BACKEND_UP, FRONTEND_UP};
-use crate::virtio::status;
+use crate::virtio::{status, NO_VECTOR};
 
 impl Registers {
     /// Whether the driver has set `DRIVER_OK`, and nothing is wrong since.
@@ -116,7 +117,9 @@ impl Registers {
 
     /// The device does not use a queue any more, as the driver asked.
     pub(crate) fn queue_reset_done(&mut self, queue: u16) {
-        self.common.queue_reset_done(queue, &mut self.interrupts);
+        if self.common.queue_reset_done(queue) {
+            self.interrupts.set_vector(Event::Queue(queue), NO_VECTOR);
+        }
     }
 
     /// Connects or disconnects the kick of a vring.

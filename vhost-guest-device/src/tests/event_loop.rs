@@ -15,10 +15,11 @@ use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::rig::NEEDS_RESET;
-use crate::builder::{Builder, Services};
+use crate::builder::Builder;
 use crate::error::BuildError;
 use crate::function::VhostGuest;
 use crate::pci::bars::{COMMON, DEVICE, NOTIFY};
+use crate::services::Services;
 
 pub(super) type Function = VhostGuest<Arc<GuestMemoryMmap>>;
 

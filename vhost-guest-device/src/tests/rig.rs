@@ -18,12 +18,13 @@ use vhost_guest_vmm_traits::AddressTranslator;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 pub(crate) use super::peer::{event, memory_file, Frontend};
-use crate::builder::{Builder, Services};
+use crate::builder::Builder;
 use crate::device::Device;
 use crate::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
 use crate::pci::BarMove;
 use crate::poller;
 use crate::registers::Effect;
+use crate::services::Services;
 use crate::snapshot::SnapshotError;
 use crate::virtio::feature;
 

@@ -29,9 +29,7 @@
 //! Reads may have any width. With an invalid `queue_select` the vector reads
 //! 0xFFFF, the other queue registers read 0, and writes to them are ignored.
 
-use super::{copy_from, feature, number, status, NO_VECTOR};
-use crate::interrupts::{Event, Interrupts};
-use crate::registers::{Effect, GuestFault};
+use super::{copy_from, feature, number, status, GuestFault, NO_VECTOR};
 use crate::snapshot::{ensure, flag, CommonRecord, Damaged, QueueRecord};
 
 /// Bytes of the block.
@@ -79,6 +77,35 @@ struct QueueRegisters {
     setup: QueueSetup,
     enabled: bool,
     resetting: bool,
+}
+
+/// What a write asks for, beyond what the registers read from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// A device reset. `device_status` reads non-zero until it is done.
+    Reset,
+    /// The driver has set `DRIVER_OK`.
+    DriverOk,
+    /// A queue is enabled.
+    QueueEnabled(u16),
+    /// The reset of a queue, which ends with
+    /// [`queue_reset_done`](CommonConfig::queue_reset_done).
+    QueueReset(u16),
+    /// A vector for configuration changes.
+    ConfigVector(u16),
+    /// A vector for a queue.
+    QueueVector(u16, u16),
+    /// The driver broke a rule.
+    Fault(GuestFault),
+}
+
+/// The vectors as the driver reads them: what it asked for, or `NO_VECTOR`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vectors {
+    /// That of configuration changes.
+    pub(crate) config: u16,
+    /// That of the queue that is selected.
+    pub(crate) queue: u16,
 }
 
 /// The common configuration.
@@ -166,12 +193,17 @@ impl CommonConfig {
         (queue.enabled && !queue.resetting).then_some(queue.setup)
     }
 
+    /// Which queue the queue registers mean.
+    pub(crate) fn queue_select(&self) -> u16 {
+        self.queue_select
+    }
+
     fn selected(&self) -> Option<&QueueRegisters> {
         self.queues.get(usize::from(self.queue_select))
     }
 
     /// The registers as bytes.
-    fn block(&self, generation: u8, interrupts: &Interrupts) -> [u8; SIZE] {
+    fn block(&self, generation: u8, vectors: Vectors) -> [u8; SIZE] {
         let mut block = [0; SIZE];
         let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
         let half = |features: u64, select: u32| match select {
@@ -185,15 +217,14 @@ impl CommonConfig {
         put(0x08, &self.driver_feature_select.to_le_bytes());
         let accepted = half(self.driver_features, self.driver_feature_select);
         put(0x0C, &accepted.to_le_bytes());
-        put(0x10, &interrupts.vector(Event::Config).to_le_bytes());
+        put(0x10, &vectors.config.to_le_bytes());
         put(0x12, &self.queues().to_le_bytes());
         put(0x14, &[self.device_status(), generation]);
         put(0x16, &self.queue_select.to_le_bytes());
         put(0x1A, &NO_VECTOR.to_le_bytes());
         if let Some(queue) = self.selected() {
-            let vector = interrupts.vector(Event::Queue(self.queue_select));
             put(0x18, &queue.setup.size.to_le_bytes());
-            put(0x1A, &vector.to_le_bytes());
+            put(0x1A, &vectors.queue.to_le_bytes());
             put(0x1C, &u16::from(queue.enabled).to_le_bytes());
             // Each queue has a notification address of its own.
             put(0x1E, &self.queue_select.to_le_bytes());
@@ -206,35 +237,22 @@ impl CommonConfig {
     }
 
     /// Reads; 0 behind the end.
-    pub(crate) fn read(
-        &self,
-        offset: u64,
-        data: &mut [u8],
-        generation: u8,
-        interrupts: &Interrupts,
-    ) {
-        copy_from(&self.block(generation, interrupts), offset, data);
+    pub(crate) fn read(&self, offset: u64, data: &mut [u8], generation: u8, vectors: Vectors) {
+        copy_from(&self.block(generation, vectors), offset, data);
     }
 
     /// Writes one register. Returns what the caller has to carry out.
-    pub(crate) fn write(
-        &mut self,
-        offset: u64,
-        data: &[u8],
-        interrupts: &mut Interrupts,
-    ) -> Option<Effect> {
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Option<Written> {
         let value = number(data)?;
         match (offset, data.len()) {
             (0x00, 4) => self.device_feature_select = value as u32,
             (0x08, 4) => self.driver_feature_select = value as u32,
             (0x0C, 4) => self.write_driver_feature(value),
-            (0x10, 2) => {
-                interrupts.set_vector(Event::Config, value as u16);
-            }
+            (0x10, 2) => return Some(Written::ConfigVector(value as u16)),
             (0x14, 1) => return self.write_device_status(value as u8),
             (0x16, 2) => self.queue_select = value as u16,
             (0x18, 2) => self.write_queue_size(value as u16),
-            (0x1A, 2) => self.write_queue_vector(value as u16, interrupts),
+            (0x1A, 2) => return self.write_queue_vector(value as u16),
             (0x1C, 2) => return self.write_queue_enable(value),
             (0x20..=0x37, 4 | 8) => self.write_queue_address(offset, data.len(), value),
             (0x3A, 2) => return self.write_queue_reset(value),
@@ -262,13 +280,13 @@ impl CommonConfig {
         self.driver_features & !self.offered == 0 && self.driver_features & required == required
     }
 
-    fn write_device_status(&mut self, value: u8) -> Option<Effect> {
+    fn write_device_status(&mut self, value: u8) -> Option<Written> {
         if self.reset_pending {
             return None;
         }
         if value == 0 {
             self.reset_pending = true;
-            return Some(Effect::Reset);
+            return Some(Written::Reset);
         }
         // A driver only ever sets bits, and NEEDS_RESET is not its to set:
         // that one, too, stays until the reset.
@@ -284,10 +302,10 @@ impl CommonConfig {
         let old = self.driver_features & feature::VERSION_1 == 0;
         if refused && old && !self.has_status(status::NEEDS_RESET) {
             // vhost-guest specification, device configuration layout.
-            return Some(Effect::GuestFault(GuestFault::Version1));
+            return Some(Written::Fault(GuestFault::Version1));
         }
         let runs = set & status::DRIVER_OK != 0 && !self.has_status(status::NEEDS_RESET);
-        runs.then_some(Effect::DriverOk)
+        runs.then_some(Written::DriverOk)
     }
 
     /// The selected queue's registers, unless it is in use.
@@ -303,23 +321,22 @@ impl CommonConfig {
         }
     }
 
-    fn write_queue_vector(&mut self, vector: u16, interrupts: &mut Interrupts) {
-        if self.selected().is_some() {
-            interrupts.set_vector(Event::Queue(self.queue_select), vector);
-        }
+    fn write_queue_vector(&self, vector: u16) -> Option<Written> {
+        let written = Written::QueueVector(self.queue_select, vector);
+        self.selected().map(|_| written)
     }
 
-    fn write_queue_enable(&mut self, value: u64) -> Option<Effect> {
+    fn write_queue_enable(&mut self, value: u64) -> Option<Written> {
         let index = self.queue_select;
         let queue = self.disabled_queue()?;
         if value != 1 {
             return None;
         }
         if !queue.setup.is_valid() {
-            return Some(Effect::GuestFault(GuestFault::QueueAddress(index)));
+            return Some(Written::Fault(GuestFault::QueueAddress(index)));
         }
         queue.enabled = true;
-        Some(Effect::QueueEnabled(index))
+        Some(Written::QueueEnabled(index))
     }
 
     fn write_queue_address(&mut self, offset: u64, length: usize, value: u64) {
@@ -339,7 +356,7 @@ impl CommonConfig {
         }
     }
 
-    fn write_queue_reset(&mut self, value: u64) -> Option<Effect> {
+    fn write_queue_reset(&mut self, value: u64) -> Option<Written> {
         let allowed = self.negotiated() & feature::RING_RESET != 0;
         let index = self.queue_select;
         let queue = self.queues.get_mut(usize::from(index))?;
@@ -347,21 +364,23 @@ impl CommonConfig {
             return None;
         }
         queue.resetting = true;
-        Some(Effect::QueueReset(index))
+        Some(Written::QueueReset(index))
     }
 
     /// The device does not use queue `index` any more: ends the reset of the
-    /// queue that the driver asked for (virtio 1.2 §2.6.1).
-    pub(crate) fn queue_reset_done(&mut self, index: u16, interrupts: &mut Interrupts) {
-        let max_size = self.max_queue_size;
-        if let Some(queue) = self.queues.get_mut(usize::from(index)) {
-            if queue.resetting {
-                queue.setup = QueueSetup::after_reset(max_size);
-                queue.enabled = false;
-                queue.resetting = false;
-                interrupts.set_vector(Event::Queue(index), NO_VECTOR);
-            }
-        }
+    /// queue that the driver asked for (virtio 1.2 §2.6.1). Tells whether it did:
+    /// then the queue has no vector from here on.
+    pub(crate) fn queue_reset_done(&mut self, index: u16) -> bool {
+        let queue = self.queues.get_mut(usize::from(index));
+        let Some(queue) = queue.filter(|queue| queue.resetting) else {
+            return false;
+        };
+        *queue = QueueRegisters {
+            setup: QueueSetup::after_reset(self.max_queue_size),
+            enabled: false,
+            resetting: false,
+        };
+        true
     }
 
     /// Device reset: everything as at the beginning. `device_status` reads 0

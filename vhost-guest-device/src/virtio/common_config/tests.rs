@@ -7,6 +7,7 @@ use std::sync::Arc;
 use vhost_guest_vmm_traits::test_utils::TestVmm;
 
 use super::*;
+use crate::interrupts::{Event, Interrupts};
 use crate::registers::testing::Peer;
 
 struct Driver {
@@ -26,15 +27,24 @@ impl Driver {
 
     fn read(&self, offset: u64, length: usize) -> u64 {
         let mut data = [0; 8];
-        let common = &self.common;
-        common.read(offset, &mut data[..length], 7, &self.interrupts);
+        let queue = Event::Queue(self.common.queue_select());
+        let vectors = Vectors {
+            config: self.interrupts.vector(Event::Config),
+            queue: self.interrupts.vector(queue),
+        };
+        self.common.read(offset, &mut data[..length], 7, vectors);
         u64::from_le_bytes(data)
     }
 
-    fn write(&mut self, offset: u64, length: usize, value: u64) -> Option<Effect> {
+    fn write(&mut self, offset: u64, length: usize, value: u64) -> Option<Written> {
         let data = value.to_le_bytes();
-        self.common
-            .write(offset, &data[..length], &mut self.interrupts)
+        let (event, vector) = match self.common.write(offset, &data[..length])? {
+            Written::ConfigVector(vector) => (Event::Config, vector),
+            Written::QueueVector(queue, vector) => (Event::Queue(queue), vector),
+            other => return Some(other),
+        };
+        self.interrupts.set_vector(event, vector);
+        None
     }
 
     fn accept(&mut self, features: u64) {
@@ -44,12 +54,12 @@ impl Driver {
         self.write(0x0C, 4, features >> 32);
     }
 
-    fn status(&mut self, status: u8) -> (Option<Effect>, u64) {
+    fn status(&mut self, status: u8) -> (Option<Written>, u64) {
         let effect = self.write(0x14, 1, u64::from(status));
         (effect, self.read(0x14, 1))
     }
 
-    fn set_up_queue(&mut self, queue: u64) -> Option<Effect> {
+    fn set_up_queue(&mut self, queue: u64) -> Option<Written> {
         self.write(0x16, 2, queue);
         self.write(0x18, 2, 64);
         self.write(0x20, 4, 0x1000);
@@ -66,7 +76,7 @@ fn running() -> Driver {
     let mut driver = Driver::new(OFFERED);
     driver.accept(OFFERED);
     driver.status(1 | 2 | 8);
-    assert!(matches!(driver.status(15), (Some(Effect::DriverOk), 15)));
+    assert!(matches!(driver.status(15), (Some(Written::DriverOk), 15)));
     driver
 }
 
@@ -98,7 +108,7 @@ fn accepts_features_only_with_version_1_and_only_offered_ones() {
         let mut driver = Driver::new(OFFERED);
         driver.accept(features);
         let (effect, status) = driver.status(1 | 2 | 8);
-        let fault = Effect::GuestFault(GuestFault::Version1);
+        let fault = Written::Fault(GuestFault::Version1);
         let old = features & feature::VERSION_1 == 0;
         let expected = old.then(|| format!("{fault:?}"));
         assert_eq!(effect.map(|effect| format!("{effect:?}")), expected);
@@ -145,7 +155,7 @@ fn keeps_needs_reset_until_reset() {
     for status in [15, 1, 0x80 | 15] {
         assert_ne!(driver.status(status).1 & 0x40, 0);
     }
-    assert!(matches!(driver.status(0).0, Some(Effect::Reset)));
+    assert!(matches!(driver.status(0).0, Some(Written::Reset)));
     driver.common.reset();
     assert_eq!(driver.read(0x14, 1), 0);
     // The bit is not the driver's to set.
@@ -164,14 +174,14 @@ fn does_not_start_out_of_order() {
 #[test]
 fn shows_a_reset_until_it_is_done() {
     let mut driver = running();
-    assert!(matches!(driver.status(0), (Some(Effect::Reset), 15)));
+    assert!(matches!(driver.status(0), (Some(Written::Reset), 15)));
     assert!(matches!(driver.status(0), (None, 15)));
     assert!(matches!(driver.status(1), (None, 15)));
     driver.common.reset();
     assert!(matches!(driver.status(1), (None, 1)));
 
     let mut fresh = Driver::new(OFFERED);
-    assert!(matches!(fresh.status(0).0, Some(Effect::Reset)));
+    assert!(matches!(fresh.status(0).0, Some(Written::Reset)));
     assert_ne!(fresh.read(0x14, 1), 0);
 }
 
@@ -181,7 +191,7 @@ fn takes_the_setup_of_a_queue() {
     assert_eq!(driver.common.enabled_queue(2), None);
     assert!(matches!(
         driver.set_up_queue(2),
-        Some(Effect::QueueEnabled(2))
+        Some(Written::QueueEnabled(2))
     ));
     let setup = QueueSetup {
         size: 64,
@@ -252,7 +262,7 @@ fn refuses_rings_that_cannot_be() {
         let mut driver = running();
         driver.write(register, 8, address);
         let fault = GuestFault::QueueAddress(0);
-        assert!(matches!(driver.write(0x1C, 2, 1), Some(Effect::GuestFault(f)) if f == fault));
+        assert!(matches!(driver.write(0x1C, 2, 1), Some(Written::Fault(f)) if f == fault));
         assert_eq!(driver.read(0x1C, 2), 0);
     }
 }
@@ -298,16 +308,18 @@ fn resets_one_queue() {
     assert!(driver.write(0x3A, 2, 0).is_none());
     assert!(matches!(
         driver.write(0x3A, 2, 1),
-        Some(Effect::QueueReset(1))
+        Some(Written::QueueReset(1))
     ));
     assert!(driver.write(0x3A, 2, 1).is_none());
     assert_eq!((driver.read(0x3A, 2), driver.read(0x1C, 2)), (1, 1));
     assert_eq!(driver.common.enabled_queue(1), None);
 
     let Driver { common, interrupts } = &mut driver;
-    common.queue_reset_done(1, interrupts);
-    common.queue_reset_done(0, interrupts);
-    common.queue_reset_done(9, interrupts);
+    for queue in [1, 0, 9] {
+        if common.queue_reset_done(queue) {
+            interrupts.set_vector(Event::Queue(queue), NO_VECTOR);
+        }
+    }
     assert_eq!((driver.read(0x3A, 2), driver.read(0x1C, 2)), (0, 0));
     assert_eq!((driver.read(0x18, 2), driver.read(0x20, 8)), (256, 0));
     assert_eq!(driver.read(0x1A, 2), 0xFFFF);
@@ -353,9 +365,8 @@ fn takes_registers_by_their_own_width_only() {
             }
         }
     }
-    let interrupts = &mut driver.interrupts;
-    assert!(driver.common.write(0x16, &[1, 0, 0], interrupts).is_none());
-    assert!(driver.common.write(0x16, &[], interrupts).is_none());
+    assert!(driver.common.write(0x16, &[1, 0, 0]).is_none());
+    assert!(driver.common.write(0x16, &[]).is_none());
     let after: Vec<u64> = (0..0x40).map(|at| driver.read(at, 1)).collect();
     assert_eq!(before, after);
 }
