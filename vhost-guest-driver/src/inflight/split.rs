@@ -146,8 +146,9 @@ impl SplitRecord {
     ///
     /// libvhost-user and DPDK leave the record's used index at 0 until a
     /// first request is complete, wherever the ring stands. Until then, what
-    /// was taken is in the ring, one behind the other: from the used index
-    /// on, or one before it if one of them is complete.
+    /// was ever taken is in the ring, one behind the other: from the used
+    /// index on, or one before it if one of them is complete, which may be
+    /// the only one that the record no longer says is in flight.
     fn last_batch(
         &self,
         used_idx: u16,
@@ -155,9 +156,17 @@ impl SplitRecord {
         available: &Available<impl Fn(u16) -> Result<u16, WindowError>>,
     ) -> Result<Vec<u16>, Unsound> {
         let recorded: u16 = self.area.load(USED_IDX_AT)?;
-        if recorded == 0 && self.is_first_use(taken)? {
-            for completed in [0, 1] {
-                if available.begins_with(used_idx.wrapping_sub(completed), taken)? {
+        if recorded == 0 && !taken.is_empty() {
+            let mut known = taken.to_vec();
+            known.extend(self.cleared_last()?);
+            known.sort_unstable();
+            let before = used_idx.wrapping_sub(1);
+            for (ever, start, completed) in [
+                (taken, used_idx, 0),
+                (taken, before, 1),
+                (&known, before, 1),
+            ] {
+                if self.is_all(ever)? && available.begins_with(start, ever)? {
                     return self.batch(completed);
                 }
             }
@@ -165,16 +174,31 @@ impl SplitRecord {
         self.batch(used_idx.wrapping_sub(recorded))
     }
 
-    /// Whether `taken` is all that was ever taken, as far as can be seen.
-    fn is_first_use(&self, taken: &[Taken]) -> Result<bool, Unsound> {
-        let first = (0..).zip(taken).all(|(i, taken)| taken.counter == i);
-        for head in (0..self.area.desc_num).filter(|_| first) {
-            let counter: u64 = self.area.load(self.entry(head) + COUNTER_AT)?;
-            if counter != 0 && !self.is_inflight(head)? {
+    /// The request completed last, if it is not in flight.
+    fn cleared_last(&self) -> Result<Option<Taken>, Unsound> {
+        let head: u16 = self.area.load(LAST_BATCH_HEAD_AT)?;
+        if head >= self.area.desc_num || self.is_inflight(head)? {
+            return Ok(None);
+        }
+        let counter = self.area.load(self.entry(head) + COUNTER_AT)?;
+        Ok(Some(Taken { counter, head }))
+    }
+
+    /// Whether `taken` is all that was ever taken, as far as can be seen, but
+    /// for one that was about to be: its counter is stored first.
+    fn is_all(&self, taken: &[Taken]) -> Result<bool, WindowError> {
+        if !(0..).zip(taken).all(|(i, taken)| taken.counter == i) {
+            return Ok(false);
+        }
+        let next = taken.len() as u64;
+        for head in 0..self.area.desc_num {
+            let counter = self.area.load(self.entry(head) + COUNTER_AT)?;
+            let known = counter == 0 || counter == next;
+            if !known && !taken.contains(&Taken { counter, head }) {
                 return Ok(false);
             }
         }
-        Ok(first && !taken.is_empty())
+        Ok(true)
     }
 
     fn is_inflight(&self, head: u16) -> Result<bool, WindowError> {
