@@ -60,7 +60,7 @@ impl Doorbells {
 
 impl IoEventFdRegistrar for Doorbells {
     fn register(&self, eventfd: BorrowedFd<'_>, address: u64) -> io::Result<()> {
-        eventfd::check(eventfd)?;
+        eventfd::identity(eventfd)?;
         let eventfd = eventfd.try_clone_to_owned()?;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         match table.entry(address) {

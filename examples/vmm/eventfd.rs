@@ -9,12 +9,14 @@
 //! time, and signals do not write.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::ReadWriteFlags;
 use vmm_sys_util::aio::{IoContext, IoControlBlock, IoEvent, IOCB_CMD_PREAD, IOCB_FLAG_RESFD};
 
+/// More bytes than the kernel tells of an eventfd.
+const INFO: u64 = 4096;
 /// Signals that may be on their way at a time.
 const EVENTS: u32 = 64;
 
@@ -27,13 +29,16 @@ pub(super) fn drain(eventfd: impl AsFd) -> bool {
     rustix::io::preadv2(eventfd, &mut buffers, position, ReadWriteFlags::NOWAIT).is_ok()
 }
 
-/// Refuses what is not an eventfd, as the kernel would.
-pub(super) fn check(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let name = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-    match name.to_str() {
-        Some("anon_inode:[eventfd]") => Ok(()),
-        _ => Err(io::ErrorKind::InvalidInput.into()),
-    }
+/// The kernel's number of an eventfd, the same for all its duplicates. Refuses
+/// what is not an eventfd, as the kernel would.
+pub(super) fn identity(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let file = File::open(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let mut info = String::new();
+    // No system calls but these: threads of the VMM may be confined.
+    file.take(INFO).read_to_string(&mut info)?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("eventfd-id:")?.trim().parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// Signals eventfds as an ioeventfd does: from within the kernel.
@@ -125,10 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn tells_eventfds_from_other_files() {
-        let fd = eventfd(0, EventfdFlags::empty()).unwrap();
-        check(fd.as_fd()).unwrap();
-        let error = check(File::open("/dev/null").unwrap().as_fd()).unwrap_err();
+    fn tells_eventfds_from_other_files_and_from_each_other() {
+        let fds = [(); 2].map(|()| eventfd(0, EventfdFlags::empty()).unwrap());
+        let duplicate = fds[0].try_clone().unwrap();
+        let [first, second] = fds.map(|fd| identity(fd.as_fd()).unwrap());
+        assert_ne!(first, second);
+        assert_eq!(identity(duplicate.as_fd()).unwrap(), first);
+        let error = identity(File::open("/dev/null").unwrap().as_fd()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

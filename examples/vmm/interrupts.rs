@@ -232,6 +232,25 @@ mod tests {
     }
 
     #[test]
+    fn an_eventfd_raises_one_message() {
+        let controller = InterruptController::new().unwrap();
+        let fd = new_eventfd(0);
+        let duplicate = fd.try_clone().unwrap();
+        let ids = [(); 2].map(|()| controller.create_source().unwrap());
+        controller.arm(&[arming(&fd, ids[0], 1)]).unwrap();
+        let second = [arming(&duplicate, ids[1], 2)];
+        let error = controller.arm(&second).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        signal(&fd);
+        assert_eq!(vectors(controller.wait(SOON)), [1]);
+        // Once the first one is disarmed, it is free.
+        controller.disarm(&[arming(&fd, ids[0], 1)]).unwrap();
+        controller.arm(&second).unwrap();
+        signal(&fd);
+        assert_eq!(vectors(controller.wait(SOON)), [2]);
+    }
+
+    #[test]
     fn takes_what_another_thread_raises() {
         let controller = InterruptController::new().unwrap();
         controller.raise(message(5));

@@ -24,6 +24,8 @@ const WAKE: u64 = 0;
 struct Armed {
     /// A duplicate of our own: it stays when the device closes its own.
     eventfd: OwnedFd,
+    /// Which eventfd it is a duplicate of.
+    identity: u64,
     message: MsiMessage,
     token: u64,
 }
@@ -68,7 +70,12 @@ impl Sources {
     }
 
     fn arm(&mut self, events: &Events, arming: &Arming<'_>) -> io::Result<()> {
-        eventfd::check(arming.eventfd)?;
+        let identity = eventfd::identity(arming.eventfd)?;
+        let mut armed = self.sources.values().flatten();
+        if armed.any(|other| other.identity == identity) {
+            // As KVM does. Only one of the two would hear of a signal.
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         let slot = self.sources.get_mut(&arming.source);
         let slot = slot.ok_or(io::ErrorKind::NotFound)?;
         if slot.is_some() {
@@ -79,6 +86,7 @@ impl Sources {
         events.watch(&eventfd, token)?;
         *slot = Some(Armed {
             eventfd,
+            identity,
             message: arming.message,
             token,
         });

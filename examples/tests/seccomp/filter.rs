@@ -23,7 +23,7 @@ use vmm_sys_util::signal::register_signal_handler;
 /// What the emulated VMM's implementations of the traits do, in the worker:
 /// arming looks at an eventfd, duplicates and waits for it; disarming drains
 /// it; the window is mapped.
-const VMM: &[&str] = &["readlink"];
+const VMM: &[&str] = &["openat"];
 
 /// System calls have smaller numbers.
 const NUMBERS: usize = 1024;
