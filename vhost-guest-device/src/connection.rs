@@ -55,13 +55,13 @@ use vhost_guest_msg::{Channel as Direction, FrontendRequest, Message, ReplyTrack
 use vm_memory::GuestMemory;
 
 use crate::error::Fault;
+use crate::event_loop::poller::Poller;
 use crate::fd::{FdKinds, ForeignFd, Pump, Reaper, Stream};
-use crate::journal::Journal;
+use crate::guest::queue::Reserved;
+use crate::guest::registers::Registers;
 use crate::memory::{Memory, Ticket};
-use crate::poller::Poller;
-use crate::queue::Reserved;
-use crate::registers::Registers;
-use crate::statistics::Statistics;
+use crate::vmm::journal::Journal;
+use crate::vmm::statistics::Statistics;
 use account::Account;
 use backend_channel::Channel;
 use forward::Then;

@@ -19,10 +19,13 @@
 
 mod life_cycle;
 mod limits;
+pub(crate) mod options;
+pub(crate) mod ordered;
 mod pause;
 mod reset;
 mod restore;
 mod turn;
+pub(crate) mod worker;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,21 +38,21 @@ use vhost_guest_msg::Limits;
 use vhost_guest_vmm_traits::{DeviceNotifier, SharedMemoryMapper};
 use vm_memory::GuestAddressSpace;
 
-use crate::alarm::Alarm;
 use crate::connection::{Connection, DriverQueues, InflightMemory, Resources};
-use crate::driver_memory::{DriverMemory, View};
+use crate::device::options::Options;
+use crate::event_loop::alarm::Alarm;
+use crate::event_loop::poller::{self, Interest, Poller, Token};
+use crate::fd::listener::Listener;
 use crate::fd::{FdKinds, Pump, Reaper, Signaller};
-use crate::journal::Journal;
-use crate::listener::Listener;
+use crate::guest::driver_memory::{DriverMemory, View};
+use crate::guest::queue::{Queues, MAX_CHAIN};
+use crate::guest::registers::{Registers, Setup};
+use crate::guest::virtio::device_config::Properties;
+use crate::guest::virtio::feature;
 use crate::memory::{Memory, MemoryLimits};
-use crate::options::Options;
-use crate::poller::{self, Interest, Poller, Token};
-use crate::queue::{Queues, MAX_CHAIN};
-use crate::registers::{Registers, Setup};
-use crate::services::Services;
-use crate::statistics::Statistics;
-use crate::virtio::device_config::Properties;
-use crate::virtio::feature;
+use crate::vmm::journal::Journal;
+use crate::vmm::services::Services;
+use crate::vmm::statistics::Statistics;
 
 /// Largest size of one of the device's own virtqueues.
 const MAX_QUEUE_SIZE: u16 = 128;

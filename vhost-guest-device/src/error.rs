@@ -14,9 +14,9 @@
 
 use std::io;
 
+use crate::event_loop::poller::Unwaitable;
 use crate::memory::MemoryError;
-use crate::poller::Unwaitable;
-use crate::services::ServiceError;
+use crate::vmm::services::ServiceError;
 
 /// Why a [`Builder`](crate::Builder) could not make a device.
 #[derive(Debug, thiserror::Error)]

@@ -4,8 +4,11 @@
 
 //! The PCI function, as a VMM plugs it into its bus.
 
+mod builder;
 mod pause;
 mod start;
+
+pub use builder::Builder;
 
 use std::fmt;
 use std::io;
@@ -18,16 +21,16 @@ use vhost_guest_vmm_traits::{
 };
 use vm_memory::GuestAddressSpace;
 
+use crate::device::options::Options;
+use crate::device::ordered::Ordered;
+use crate::device::worker::{Shared, Worker};
 use crate::device::Device;
 use crate::error::BuildError;
+use crate::event_loop::poller;
+use crate::guest::pci::{BarMove, BarSpec};
 use crate::memory::Missing;
-use crate::options::Options;
-use crate::ordered::Ordered;
-use crate::pci::{BarMove, BarSpec};
-use crate::poller;
-use crate::services::Services;
-use crate::statistics::Statistics;
-use crate::worker::{Shared, Worker};
+use crate::vmm::services::Services;
+use crate::vmm::statistics::Statistics;
 
 /// A vhost-guest device: a PCI function that serves vhost-user to frontends
 /// from inside a guest.

@@ -47,42 +47,25 @@
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
+#![deny(clippy::mod_module_files)]
 
-mod alarm;
-mod builder;
 mod connection;
 mod device;
-mod doorbells;
-mod driver_memory;
 mod error;
+mod event_loop;
 mod fd;
 mod function;
-mod interrupts;
-mod journal;
-mod listener;
+mod guest;
 mod memory;
-mod options;
-mod ordered;
-mod pci;
-mod poller;
-mod queue;
-mod registers;
-mod services;
-mod snapshot;
-mod socket_file;
-mod statistics;
 #[cfg(test)]
 mod tests;
-pub mod threads;
-mod virtio;
-mod worker;
+mod vmm;
 
-pub use builder::Builder;
 pub use error::BuildError;
-pub use fd::MemoryPolicy;
-pub use function::VhostGuest;
-pub use pci::{BarKind, BarMove, BarSpec};
-pub use services::Services;
-pub use snapshot::SnapshotError;
-pub use socket_file::bind_socket;
-pub use statistics::Statistics;
+pub use fd::{bind_socket, MemoryPolicy};
+pub use function::{Builder, VhostGuest};
+pub use guest::pci::{BarKind, BarMove, BarSpec};
+pub use guest::snapshot::SnapshotError;
+pub use vmm::services::Services;
+pub use vmm::statistics::Statistics;
+pub use vmm::threads;

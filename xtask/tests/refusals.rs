@@ -67,12 +67,13 @@ const PARTS: &[Part] = &[
     part(
         "vhost-guest-device",
         &[
+            "memory.rs",
             "memory",
             "fd",
             "connection",
             "device",
-            "registers",
-            "virtio",
+            "guest/registers",
+            "guest/virtio",
         ],
         &[
             "MemoryError",

@@ -21,8 +21,8 @@ use super::session::Session;
 use super::socket::Socket;
 use super::{Connection, DriverQueues, Resources, Step, CHANNEL_REPLIES, CHANNEL_REQUESTS};
 use crate::error::{Fault, Refusal};
+use crate::event_loop::poller::{self, Token};
 use crate::fd::{ChannelSocket, ForeignFd};
-use crate::poller::{self, Token};
 
 /// The answer to a request that the frontend does not get.
 const FAILED: Reply = Reply::Ack(1);

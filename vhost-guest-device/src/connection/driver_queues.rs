@@ -8,8 +8,8 @@
 use vm_memory::GuestMemory;
 
 use crate::error::Fault;
-use crate::queue::{Queues, Reserved};
-use crate::registers::Registers;
+use crate::guest::queue::{Queues, Reserved};
+use crate::guest::registers::Registers;
 
 /// The driver's queues, and its memory.
 pub(crate) struct DriverQueues<'a, V> {

@@ -9,9 +9,9 @@ use vhost_guest_msg::{FrontendRequest, LogArea, LogBase, LogReply, OnlyFd, Reply
 use super::forward::{Forward, Then};
 use super::memory::settle;
 use super::Resources;
-use crate::doorbells::Doorbell;
 use crate::error::{Fault, Refusal};
 use crate::fd::{EventFd, ForeignFd};
+use crate::guest::doorbells::Doorbell;
 use crate::memory::{Area, Outcome, Ticket};
 
 // Requests.

@@ -12,11 +12,11 @@ use vhost_guest_msg::{
 
 use super::forward::{Forward, Then};
 use super::{Connection, Resources};
-use crate::doorbells::Doorbell;
 use crate::error::{Fault, Refusal};
 use crate::fd::{EventFd, FdError, ForeignFd};
+use crate::guest::doorbells::Doorbell;
 use crate::memory::RingAddress;
-use crate::services::ServiceError;
+use crate::vmm::services::ServiceError;
 
 /// What the device remembers of the vrings.
 #[derive(Debug, Default)]

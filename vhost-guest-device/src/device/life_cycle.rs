@@ -14,14 +14,14 @@ use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device, MAX_QUEUE_SIZE};
 use crate::error::Fault;
-use crate::interrupts::ArmFailure;
+use crate::event_loop::poller::Token;
+use crate::guest::interrupts::ArmFailure;
+use crate::guest::pci::bars::WINDOW_BAR;
+use crate::guest::pci::BarMove;
+use crate::guest::queue::MessageQueue;
+use crate::guest::registers::Effect;
+use crate::guest::virtio::feature;
 use crate::memory::Missing;
-use crate::pci::bars::WINDOW_BAR;
-use crate::pci::BarMove;
-use crate::poller::Token;
-use crate::queue::MessageQueue;
-use crate::registers::Effect;
-use crate::virtio::feature;
 
 impl<M: GuestAddressSpace> Device<M> {
     /// Carries out what follows from a register access. Returns the BARs that

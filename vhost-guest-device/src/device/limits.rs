@@ -12,7 +12,7 @@ use vm_memory::GuestAddressSpace;
 use super::Device;
 use crate::connection::Connection;
 use crate::error::Fault;
-use crate::poller::{Interest, Ready, Token};
+use crate::event_loop::poller::{Interest, Ready, Token};
 
 /// What the memory limit waits for: there is only one thing.
 const MEMORY: u64 = 0;

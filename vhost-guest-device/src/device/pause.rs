@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use vm_memory::GuestAddressSpace;
 
 use super::Device;
-use crate::poller::Token;
+use crate::event_loop::poller::Token;
 
 impl<M: GuestAddressSpace> Device<M> {
     /// Whether the device stands still.

@@ -22,7 +22,7 @@ use std::io;
 use vm_memory::GuestAddressSpace;
 
 use super::Device;
-use crate::pci::bars::WINDOW_BAR;
+use crate::guest::pci::bars::WINDOW_BAR;
 
 /// Kernel objects that are taken away in one turn.
 const PIECES: usize = 16;

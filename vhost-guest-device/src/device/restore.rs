@@ -9,8 +9,8 @@ use std::io;
 use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device};
-use crate::pci::BarMove;
-use crate::snapshot::SnapshotError;
+use crate::guest::pci::BarMove;
+use crate::guest::snapshot::SnapshotError;
 
 impl<M: GuestAddressSpace> Device<M> {
     /// The device as bytes.

@@ -11,8 +11,8 @@ use vm_memory::GuestAddressSpace;
 use super::{Condition, Device};
 use crate::connection::{carried, carried_with_migration, Connection, Session};
 use crate::error::Fault;
+use crate::event_loop::poller::{Interest, Ready, Token};
 use crate::memory::Missing;
-use crate::poller::{Interest, Ready, Token};
 
 /// Messages moved in one turn, so that neither a chatty frontend nor a chatty
 /// guest keeps the lock from a vCPU.

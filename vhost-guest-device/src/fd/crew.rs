@@ -11,7 +11,7 @@ use std::thread;
 
 use vhost_guest_vmm_traits::ThreadHook;
 
-use crate::threads::Thread;
+use crate::vmm::threads::Thread;
 
 /// A piece of work that may block for as long as a peer likes.
 pub(super) trait Job: Sized + Send + 'static {

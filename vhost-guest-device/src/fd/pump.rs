@@ -17,7 +17,7 @@ use vmm_sys_util::signal::block_signal;
 
 use super::crew::{Crew, Job, Shared as CrewShared};
 use super::kind::StateFd;
-use crate::threads::PUMP;
+use crate::vmm::threads::PUMP;
 
 /// Threads that move state. One transfer takes one of them; a frontend can
 /// keep it, with a pipe whose other end it has jammed. When none is left,

@@ -13,7 +13,7 @@ use rustix::fs::{fallocate, FallocateFlags};
 use vhost_guest_vmm_traits::ThreadHook;
 
 use super::crew::{Crew, Job, Shared};
-use crate::threads::REAPER;
+use crate::vmm::threads::REAPER;
 
 /// Descriptors waiting for their end, above which the device takes no more.
 pub(crate) const OVERLOAD: usize = 128;

@@ -16,7 +16,7 @@ use vhost_guest_vmm_traits::ThreadHook;
 
 use super::crew::{Crew, Job, Shared};
 use super::kind::EventFd;
-use crate::threads::SIGNALLER;
+use crate::vmm::threads::SIGNALLER;
 
 /// Eventfds that may wait for their signal: more than a device has doorbells.
 const MAX_WAITING: usize = 1024;

@@ -7,8 +7,8 @@
 use vm_memory::GuestAddressSpace;
 
 use super::VhostGuest;
-use crate::pci::BarMove;
-use crate::snapshot::SnapshotError;
+use crate::guest::pci::BarMove;
+use crate::guest::snapshot::SnapshotError;
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// Makes the device stand still, for a VM that is stopped. Pausing twice

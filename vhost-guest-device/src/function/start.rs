@@ -9,8 +9,8 @@ use std::sync::PoisonError;
 use vm_memory::GuestAddressSpace;
 
 use super::VhostGuest;
+use crate::device::worker::Worker;
 use crate::error::BuildError;
-use crate::worker::Worker;
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// Starts the threads of a device that was made by

@@ -8,7 +8,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::layout::NoPlan;
+use super::plan::NoPlan;
 use crate::fd::FdError;
 
 /// Why a message about memory was not carried out. Except where it says

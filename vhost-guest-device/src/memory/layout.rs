@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use super::placing::Placing;
 use crate::fd::FileIdentity;
 
 /// Offsets in the window are congruent to file offsets modulo this at least,
@@ -107,28 +106,6 @@ pub(super) struct Arena {
 /// Something that is mapped, in one piece, at some window offset.
 pub(super) type Piece = Extent;
 
-/// What has to be done to get from one layout to the next.
-#[derive(Debug)]
-pub(super) struct Plan {
-    /// The layout when all is mapped that has to be, and nothing unmapped yet.
-    pub(super) layout: Layout,
-    /// Where each wanted extent is, in their order.
-    pub(super) positions: Vec<u64>,
-    /// What has to be mapped: for which wanted extent, and where.
-    pub(super) map: Vec<(usize, u64, Piece)>,
-    /// Window offsets of the pieces that are not needed any more.
-    pub(super) retire: Vec<u64>,
-}
-
-/// Why there is no plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoPlan {
-    /// The window is too small, or too crowded.
-    NoRoom,
-    /// More pieces than allowed.
-    TooManyPieces,
-}
-
 /// Which parts of which files are mapped in the window, and for which space is
 /// kept.
 ///
@@ -141,11 +118,11 @@ pub(super) enum NoPlan {
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     window_size: u64,
-    max_pieces: usize,
+    pub(super) max_pieces: usize,
     /// By window offset; they do not overlap.
-    arenas: BTreeMap<u64, Arena>,
+    pub(super) arenas: BTreeMap<u64, Arena>,
     /// By window offset; each lies in an arena.
-    pieces: BTreeMap<u64, Piece>,
+    pub(super) pieces: BTreeMap<u64, Piece>,
 }
 
 impl Layout {
@@ -196,56 +173,8 @@ impl Layout {
         self.pieces.values().any(|piece| piece.file == file)
     }
 
-    /// Finds places for `wanted`, all of which are in the window afterwards,
-    /// and nothing else but the rest of their pages.
-    ///
-    /// No two overlap, whatever they do in their files; two that share a page of
-    /// their file may share it in the window. What is mapped stays where it is
-    /// as long as there is something on each page that is wanted; a piece with
-    /// other pages cannot be cut while the guest uses it, so what is wanted of
-    /// it gets another place.
-    pub(super) fn plan(&self, wanted: &[Wanted]) -> Result<Plan, NoPlan> {
-        // Space that is kept without need is given up only if need be.
-        let generous = if self.arenas.len() > self.max_pieces.saturating_mul(2) {
-            Err(NoPlan::NoRoom)
-        } else {
-            self.plan_in(self.clone(), wanted, false)
-        };
-        generous.or_else(|_| {
-            let mut trimmed = self.clone();
-            trimmed.trim();
-            self.plan_in(trimmed, wanted, true)
-        })
-    }
-
-    fn plan_in(&self, mut next: Self, wanted: &[Wanted], frugal: bool) -> Result<Plan, NoPlan> {
-        let mut placing = Placing::new(wanted);
-        placing.keep_places(&next);
-        placing.use_arenas(&next);
-        placing.leave_cut_pieces(&self.pieces);
-        placing
-            .place_rest(&mut next, frugal)
-            .ok_or(NoPlan::NoRoom)?;
-        let retire: Vec<_> = self
-            .pieces
-            .iter()
-            .filter(|(at, piece)| !placing.covers(**at, piece.length))
-            .map(|(at, _)| *at)
-            .collect();
-        let (positions, map) = placing.missing(&mut next.pieces).ok_or(NoPlan::NoRoom)?;
-        if next.pieces.len() > self.max_pieces {
-            return Err(NoPlan::TooManyPieces);
-        }
-        Ok(Plan {
-            layout: next,
-            positions,
-            map,
-            retire,
-        })
-    }
-
     /// Gives up all space in which nothing is mapped, but between pieces.
-    fn trim(&mut self) {
+    pub(super) fn trim(&mut self) {
         let arenas = std::mem::take(&mut self.arenas);
         for (start, arena) in arenas {
             let inside = || self.pieces.range(start..start + arena.length);

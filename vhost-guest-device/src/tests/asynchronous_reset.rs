@@ -15,8 +15,8 @@ use super::rig::{event, memory_file, message, words, Frontend, Rig, BARS, VRINGS
 use super::rig::{NEEDS_RESET, QUEUE_SELECT, STATUS};
 use super::session::assert_recovers;
 use super::siege::{assert_nothing_connected, take_config_interrupt, PLAIN, SIZE, USER};
-use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE};
-use crate::poller;
+use crate::event_loop::poller;
+use crate::guest::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE};
 
 /// Regions that the frontend shares.
 const REGIONS: u64 = 24;

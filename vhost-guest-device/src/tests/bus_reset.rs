@@ -11,7 +11,7 @@ use vhost_guest_vmm_traits::test_utils::Call;
 
 use super::rig::{event, memory_file, message, words, Frontend, Rig, STATUS};
 use super::session::assert_recovers;
-use crate::pci::bars::{DRIVER_AUX, MSIX_TABLE};
+use crate::guest::pci::bars::{DRIVER_AUX, MSIX_TABLE};
 
 /// Configuration space.
 fn config(rig: &mut Rig) -> [u8; 256] {

@@ -15,10 +15,10 @@ use super::rig::{
 };
 use super::siege::{signalled, take_config_interrupt, NEED_REPLY, PLAIN, REPLY};
 use crate::connection::carried;
-use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX};
-use crate::queue::MessageQueue;
-use crate::virtio::common_config::QueueSetup;
-use crate::virtio::{feature, NO_VECTOR};
+use crate::guest::pci::bars::{COMMON, DEVICE, DRIVER_AUX};
+use crate::guest::queue::MessageQueue;
+use crate::guest::virtio::common_config::QueueSetup;
+use crate::guest::virtio::{feature, NO_VECTOR};
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;

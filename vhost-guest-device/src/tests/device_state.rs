@@ -16,8 +16,8 @@ use vhost_guest_msg::{FrontendRequest, ProtocolFeatures};
 
 use super::rig::{event, memory_file, message, words, Frontend, Rig};
 use super::siege::{assert_closed, wait_for_turn};
-use crate::pci::bars::{COMMON, DEVICE};
-use crate::virtio::feature;
+use crate::guest::pci::bars::{COMMON, DEVICE};
+use crate::guest::virtio::feature;
 
 const SAVE: u64 = 0;
 const LOAD: u64 = 1;

@@ -15,11 +15,11 @@ use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::rig::NEEDS_RESET;
-use crate::builder::Builder;
 use crate::error::BuildError;
+use crate::function::Builder;
 use crate::function::VhostGuest;
-use crate::pci::bars::{COMMON, DEVICE, NOTIFY};
-use crate::services::Services;
+use crate::guest::pci::bars::{COMMON, DEVICE, NOTIFY};
+use crate::vmm::services::Services;
 
 pub(super) type Function = VhostGuest<Arc<GuestMemoryMmap>>;
 
@@ -196,7 +196,7 @@ fn a_thread_that_never_rests_is_paused_and_stopped() {
 fn has_threads_only_for_what_can_block() {
     let Vmm { vmm, .. } = vmm("threads");
     let worker = Call::ThreadStarted {
-        name: crate::threads::WORKER.name.to_owned(),
+        name: crate::vmm::threads::WORKER.name.to_owned(),
     };
     let calls = vmm.calls();
     assert!(!calls.contains(&worker), "{calls:?}");

@@ -13,7 +13,7 @@ use vhost_guest_vmm_traits::{Arming, InterruptManager, MsiMessage};
 
 use super::rig::{self, event, message, words, Frontend, Rig, DOORBELLS, FIRST_KICK};
 use super::siege::{assert_closed, assert_nothing_connected, signalled, NEED_REPLY, PLAIN, REPLY};
-use crate::pci::bars::{DRIVER_AUX, MSIX_TABLE};
+use crate::guest::pci::bars::{DRIVER_AUX, MSIX_TABLE};
 
 /// A frontend, and a guest that has a vector for each kick.
 fn mapped() -> (Rig, Frontend) {

@@ -20,7 +20,7 @@ use super::siege::{
     assert_closed, descriptors_of, wait_for_turn, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER,
 };
 use crate::connection::carried;
-use crate::pci::bars::COMMON;
+use crate::guest::pci::bars::COMMON;
 
 /// Sends the same message until the socket is full. Returns how often.
 fn flood(frontend: &mut Frontend, bytes: &[u8]) -> usize {
@@ -347,7 +347,7 @@ fn the_listener_rests_without_descriptors() {
     let epoll = rig.device.poller_fd().unwrap();
     setrlimit(Resource::Nofile, none).unwrap();
     for turn in 0.. {
-        let ready = crate::poller::wait(epoll.as_fd(), false).unwrap();
+        let ready = crate::event_loop::poller::wait(epoll.as_fd(), false).unwrap();
         if ready.is_empty() {
             break;
         }
@@ -385,7 +385,7 @@ fn a_hang_up_without_descriptors_for_more_is_the_environments_fault() {
     let epoll = siege.rig.device.poller_fd().unwrap();
     frontend.send(&message(13, NEED_REPLY, &words(&[1])), &[eventfd.as_fd()]);
     setrlimit(Resource::Nofile, none).unwrap();
-    let ready = crate::poller::wait(epoll.as_fd(), false).unwrap();
+    let ready = crate::event_loop::poller::wait(epoll.as_fd(), false).unwrap();
     siege.rig.device.turn(&ready);
     setrlimit(Resource::Nofile, usual).unwrap();
     siege.assert_lost(frontend, "no descriptors");

@@ -15,8 +15,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::rig::{memory_file, message, place, words, Frontend, Rig, QUEUE_SIZE};
 use super::siege::{sample, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
 use crate::connection::carried;
-use crate::pci::bars::{COMMON, DEVICE};
-use crate::virtio::feature;
+use crate::guest::pci::bars::{COMMON, DEVICE};
+use crate::guest::virtio::feature;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;

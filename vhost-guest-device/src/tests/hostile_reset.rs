@@ -17,8 +17,8 @@ use super::rig::{NEEDS_RESET, QUEUE_SELECT, QUEUE_SIZE};
 use super::siege::{assert_closed, assert_nothing_connected, signalled, Siege};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
 use crate::connection::carried;
-use crate::pci::bars::{COMMON, DEVICE, NOTIFY};
-use crate::virtio::feature;
+use crate::guest::pci::bars::{COMMON, DEVICE, NOTIFY};
+use crate::guest::virtio::feature;
 
 const STATUS: u64 = COMMON + 0x14;
 const QUEUE_ENABLE: u64 = COMMON + 0x1C;

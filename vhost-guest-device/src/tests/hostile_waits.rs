@@ -26,7 +26,7 @@ use crate::connection::carried;
 use crate::connection::MAX_FDS;
 use crate::fd::fuse_tests::Mount;
 use crate::fd::Reaper;
-use crate::pci::bars::{DRIVER_AUX, MSIX_PENDING, MSIX_TABLE};
+use crate::guest::pci::bars::{DRIVER_AUX, MSIX_PENDING, MSIX_TABLE};
 
 /// Each request with a descriptor.
 fn requests() -> [(u32, Vec<u8>); 10] {

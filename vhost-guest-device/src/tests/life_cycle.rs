@@ -11,7 +11,7 @@ use vhost_guest_vmm_traits::test_utils::Call;
 
 use super::rig::{self, event, memory_file, message, words, Rig, BARS, DOORBELLS};
 use super::siege::signalled;
-use crate::pci::bars::NOTIFY;
+use crate::guest::pci::bars::NOTIFY;
 
 /// Gives the device a region, a kick and a call.
 fn share(rig: &mut Rig, frontend: &mut rig::Frontend) {
@@ -22,7 +22,10 @@ fn share(rig: &mut Rig, frontend: &mut rig::Frontend) {
     frontend.send(&message(12, 1, &words(&[0])), &[kick.as_fd()]);
     frontend.send(&message(13, 1, &words(&[0])), &[call.as_fd()]);
     // The driver auxiliary notification: kick 0 on vector 5.
-    rig.write(crate::pci::bars::DRIVER_AUX, &(5u32 << 16).to_le_bytes());
+    rig.write(
+        crate::guest::pci::bars::DRIVER_AUX,
+        &(5u32 << 16).to_le_bytes(),
+    );
     rig.run();
     assert_eq!(rig.vmm.mappings().len(), 1);
     assert!(rig.vmm.doorbells().contains(&DOORBELLS));
@@ -75,13 +78,13 @@ fn a_loss_ends_notifications_and_keeps_memory_until_reset() {
 fn a_reset_takes_everything_in_every_state() {
     let (mut rig, mut frontend) = rig::connected();
     share(&mut rig, &mut frontend);
-    rig.write(crate::pci::bars::COMMON + 0x14, &[0]);
+    rig.write(crate::guest::pci::bars::COMMON + 0x14, &[0]);
     rig.run();
     assert!(rig.vmm.mappings().is_empty());
     assert!(rig.vmm.armed().is_empty());
     assert!(frontend.is_disconnected());
     // And again, with nothing left to take.
-    rig.write(crate::pci::bars::COMMON + 0x14, &[0]);
+    rig.write(crate::guest::pci::bars::COMMON + 0x14, &[0]);
     assert_eq!(rig.status(), 0);
 }
 
@@ -116,7 +119,7 @@ fn function_level_reset_takes_everything() {
 #[test]
 fn clearing_backend_up_is_a_loss() {
     let (mut rig, mut frontend) = rig::connected();
-    rig.write(crate::pci::bars::DEVICE + 34, &[0]);
+    rig.write(crate::guest::pci::bars::DEVICE + 34, &[0]);
     assert!(rig.needs_reset());
     assert!(frontend.is_disconnected());
 }
@@ -186,7 +189,10 @@ fn msix_goes_off_and_on_while_a_frontend_kicks() {
     let (mut rig, mut frontend) = rig::connected();
     let kick = event();
     frontend.send(&message(12, 1, &words(&[0])), &[kick.as_fd()]);
-    rig.write(crate::pci::bars::DRIVER_AUX, &(5u32 << 16).to_le_bytes());
+    rig.write(
+        crate::guest::pci::bars::DRIVER_AUX,
+        &(5u32 << 16).to_le_bytes(),
+    );
     rig.run();
     let armed = rig.vmm.armed();
     let kicks = |rig: &Rig| {
@@ -219,7 +225,7 @@ fn memory_that_does_not_come_off_is_the_end_of_the_device() {
     drop(frontend);
     assert!(rig.needs_reset());
     rig.vmm.fail_nth(0, std::io::ErrorKind::Other);
-    rig.write(crate::pci::bars::COMMON + 0x14, &[0]);
+    rig.write(crate::guest::pci::bars::COMMON + 0x14, &[0]);
     assert!(rig.vmm.calls().contains(&Call::Dead));
     rig.start();
     rig.backend_up();
@@ -254,7 +260,10 @@ fn an_interrupt_that_is_not_disarmed_is_the_end_of_the_device() {
     share(&mut rig, &mut frontend);
     rig.vmm.fail_nth(0, std::io::ErrorKind::Other);
     // Masks vector 5, which kick 0 is mapped to.
-    rig.write(crate::pci::bars::MSIX_TABLE + 16 * 5 + 12, &[1, 0, 0, 0]);
+    rig.write(
+        crate::guest::pci::bars::MSIX_TABLE + 16 * 5 + 12,
+        &[1, 0, 0, 0],
+    );
     assert!(rig.vmm.calls().contains(&Call::Dead));
     assert!(rig.vmm.mappings().is_empty());
     assert!(!rig.vmm.armed().iter().any(|(_, message)| message.data == 5));

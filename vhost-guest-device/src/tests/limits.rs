@@ -14,7 +14,7 @@ use vhost_guest_vmm_traits::test_utils::Call;
 
 use super::rig::{memory_file, message, words, Frontend, Rig};
 use super::siege::wait_for_turn;
-use crate::pci::bars::{COMMON, DEVICE};
+use crate::guest::pci::bars::{COMMON, DEVICE};
 
 const LONG: Duration = Duration::from_secs(100_000);
 

@@ -15,10 +15,10 @@ use vhost_guest_vmm_traits::test_utils::TestVmm;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
 use super::rig::message;
-use crate::builder::Builder;
+use crate::function::Builder;
 use crate::function::VhostGuest;
-use crate::pci::bars::{COMMON, DEVICE};
-use crate::services::Services;
+use crate::guest::pci::bars::{COMMON, DEVICE};
+use crate::vmm::services::Services;
 
 type Map = Arc<GuestMemoryMmap>;
 

@@ -13,7 +13,7 @@ use vhost_guest_msg::{Verdict, VirtioFeatures, BACKEND_ROWS, FRONTEND_ROWS};
 use super::rig::{event, memory_file, message, words, Frontend, Rig, DOORBELLS, FIRST_KICK};
 use super::siege::{sample, signalled, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
 use crate::connection::carried;
-use crate::pci::bars::{DRIVER_AUX, MSIX_TABLE};
+use crate::guest::pci::bars::{DRIVER_AUX, MSIX_TABLE};
 
 /// A device that carries all that one can, and a frontend that has negotiated
 /// all of it.

@@ -10,8 +10,8 @@ use vhost_guest_msg::ProtocolFeatures;
 
 use super::rig::{memory_file, message, words, Frontend, Rig, NEEDS_RESET};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
-use crate::builder::Builder;
-use crate::pci::bars::DEVICE;
+use crate::function::Builder;
+use crate::guest::pci::bars::DEVICE;
 
 const FEATURES: ProtocolFeatures =
     ProtocolFeatures::CONFIGURE_MEM_SLOTS.union(ProtocolFeatures::REPLY_ACK);

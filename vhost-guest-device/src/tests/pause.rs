@@ -17,8 +17,8 @@ use super::rig::{self, event, memory_file, message, words, Frontend, Rig, BARS, 
 use super::siege::{assert_nothing_connected, signalled, take_config_interrupt};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
 use crate::connection::carried;
-use crate::pci::bars::{COMMON, DRIVER_AUX, MSIX_TABLE};
-use crate::poller;
+use crate::event_loop::poller;
+use crate::guest::pci::bars::{COMMON, DRIVER_AUX, MSIX_TABLE};
 
 /// Gives the device a region, a kick on vector 5, and a call.
 fn share(rig: &mut Rig, frontend: &mut Frontend) -> std::os::fd::OwnedFd {

@@ -19,8 +19,8 @@ use super::rig::{
 };
 use super::siege::{signalled, NEED_REPLY, PLAIN, REPLY, SIZE, USER};
 use crate::connection::carried;
-use crate::pci::bars::{DEVICE, DRIVER_AUX};
-use crate::poller;
+use crate::event_loop::poller;
+use crate::guest::pci::bars::{DEVICE, DRIVER_AUX};
 
 /// A table of one region, at guest address 0.
 fn share(rig: &mut Rig, frontend: &mut Frontend) -> fs::File {

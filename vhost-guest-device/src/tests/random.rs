@@ -22,7 +22,7 @@ use vhost_guest_vmm_traits::test_utils::Call;
 
 use super::rig::{words, NEEDS_RESET};
 use super::session::assert_recovers;
-use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE, NOTIFY};
+use crate::guest::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE, NOTIFY};
 use world::World;
 
 /// What the VMM chose.

@@ -340,7 +340,10 @@ fn connects_call_and_err_and_replaces_them() {
 fn a_stopped_ring_has_neither_kick_nor_call() {
     let (mut rig, mut frontend) = rig::connected();
     let (kick, call, err) = (event(), event(), event());
-    rig.write(crate::pci::bars::DRIVER_AUX, &(5u32 << 16).to_le_bytes());
+    rig.write(
+        crate::guest::pci::bars::DRIVER_AUX,
+        &(5u32 << 16).to_le_bytes(),
+    );
     for (code, eventfd) in [(12, &kick), (13, &call), (14, &err)] {
         frontend.send(&message(code, PLAIN, &words(&[0])), &[eventfd.as_fd()]);
         rig.request();

@@ -18,15 +18,15 @@ use vhost_guest_vmm_traits::AddressTranslator;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 pub(crate) use super::peer::{event, memory_file, Frontend};
-use crate::builder::Builder;
 use crate::device::Device;
-use crate::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
-use crate::pci::BarMove;
-use crate::poller;
-use crate::registers::Effect;
-use crate::services::Services;
-use crate::snapshot::SnapshotError;
-use crate::virtio::feature;
+use crate::event_loop::poller;
+use crate::function::Builder;
+use crate::guest::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
+use crate::guest::pci::BarMove;
+use crate::guest::registers::Effect;
+use crate::guest::snapshot::SnapshotError;
+use crate::guest::virtio::feature;
+use crate::vmm::services::Services;
 
 /// Vrings of the device.
 pub(crate) const VRINGS: u16 = 4;

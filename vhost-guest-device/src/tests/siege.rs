@@ -61,7 +61,7 @@ impl Siege {
         assert_eq!(rig.vmm.mappings(), [], "memory stayed after the reset");
         for kick in 0..VRINGS {
             let both = [kick, FIRST_KICK + kick].map(u16::to_le_bytes).concat();
-            rig.write(crate::pci::bars::DRIVER_AUX, &both);
+            rig.write(crate::guest::pci::bars::DRIVER_AUX, &both);
         }
         rig.backend_up();
         let mut frontend = rig.connect();

@@ -14,9 +14,9 @@ use super::rig::{event, memory_file, message, words, Frontend, Rig, BARS, NEEDS_
 use super::rig::{QUEUE_SELECT, QUEUE_SIZE, STATUS};
 use super::session::assert_recovers;
 use super::siege::{assert_nothing_connected, take_config_interrupt, PLAIN, SIZE, USER};
-use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX, ISR, MSIX_PENDING, MSIX_TABLE, NOTIFY};
-use crate::snapshot::SnapshotError;
-use crate::virtio::feature;
+use crate::guest::pci::bars::{COMMON, DEVICE, DRIVER_AUX, ISR, MSIX_PENDING, MSIX_TABLE, NOTIFY};
+use crate::guest::snapshot::SnapshotError;
+use crate::guest::virtio::feature;
 
 /// All that the guest can read, but for what its reading changes.
 fn registers(rig: &mut Rig) -> Vec<(&'static str, Vec<u8>)> {

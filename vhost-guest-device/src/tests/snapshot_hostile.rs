@@ -15,10 +15,10 @@ use vhost_guest_vmm_traits::{Access, AddressTranslator, Translation};
 use super::rig::{self, Rig, BARS, NEEDS_RESET, QUEUE_SELECT};
 use super::session::{assert_recovers, try_send};
 use super::siege::take_config_interrupt;
-use crate::builder::Builder;
-use crate::pci::bars::{COMMON, DRIVER_AUX};
-use crate::snapshot::SnapshotError;
-use crate::virtio::NO_VECTOR;
+use crate::function::Builder;
+use crate::guest::pci::bars::{COMMON, DRIVER_AUX};
+use crate::guest::snapshot::SnapshotError;
+use crate::guest::virtio::NO_VECTOR;
 
 /// A device with something in every register, and its snapshot.
 fn saved() -> (Rig, Vec<u8>) {

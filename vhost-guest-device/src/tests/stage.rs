@@ -17,7 +17,7 @@ use vhost_guest_vmm_traits::MsiMessage;
 
 use super::rig::{event, memory_file, message, words, Frontend, Rig, DOORBELLS, FIRST_KICK};
 use super::siege::{assert_closed, signalled, NEED_REPLY, PLAIN, REPLY};
-use crate::pci::bars::DRIVER_AUX;
+use crate::guest::pci::bars::DRIVER_AUX;
 
 const PAGE: u64 = 0x1000;
 

@@ -11,8 +11,8 @@ use std::thread;
 use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 
 use super::event_loop::{is_ready, plug, read, run, start as drive, Vmm};
-use crate::builder::Builder;
-use crate::pci::bars::DEVICE;
+use crate::function::Builder;
+use crate::guest::pci::bars::DEVICE;
 
 /// The `status` of the device configuration: a backend is up, and a frontend.
 const UP: u64 = DEVICE + 34;
@@ -84,7 +84,10 @@ fn starts_once_and_the_thread_for_messages_when_it_is_wanted() {
     }
     for _ in 0..2 {
         function.start().unwrap();
-        assert_eq!(threads(&vmm)[CREW.len()..], [crate::threads::WORKER.name]);
+        assert_eq!(
+            threads(&vmm)[CREW.len()..],
+            [crate::vmm::threads::WORKER.name]
+        );
     }
     drive(&function);
     let _frontend = UnixStream::connect_addr(&address).unwrap();

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use vhost_guest_vmm_traits::{Access, AddressTranslator, Translation};
 
 use super::rig::{message, words, Frontend, Rig};
-use crate::pci::bars::COMMON;
-use crate::virtio::feature;
+use crate::guest::pci::bars::COMMON;
+use crate::guest::virtio::feature;
 
 /// What guest physical address 0 is called by the driver.
 pub(crate) const IOVA: u64 = 0x4000_0000_0000;

@@ -16,7 +16,7 @@ use super::rig::{message, STATUS};
 use super::siege::{Siege, PLAIN};
 use crate::connection::carried;
 use crate::error::Fault;
-use crate::poller::Unwaitable;
+use crate::event_loop::poller::Unwaitable;
 
 /// Paths of wake-ups that the kernel allows from one file through another epoll
 /// set (`path_limits` of `fs/eventpoll.c`).

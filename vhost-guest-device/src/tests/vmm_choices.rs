@@ -10,9 +10,9 @@ use vhost_guest_msg::ProtocolFeatures;
 use vhost_guest_vmm_traits::MsiMessage;
 
 use super::rig::{self, event, message, words, Rig, VRINGS};
-use crate::builder::Builder;
-use crate::pci::bars::{DRIVER_AUX, MSIX_PENDING, MSIX_TABLE};
-use crate::registers::testing::{signal, take, wait};
+use crate::function::Builder;
+use crate::guest::pci::bars::{DRIVER_AUX, MSIX_PENDING, MSIX_TABLE};
+use crate::guest::registers::testing::{signal, take, wait};
 
 #[test]
 fn rings_every_doorbell_without_ioeventfds() {
@@ -136,12 +136,12 @@ fn needs_as_many_interrupt_sources_as_it_says() {
             builder
         });
         rig.initialise();
-        rig.write(crate::pci::bars::COMMON + 0x10, &[0, 0]);
+        rig.write(crate::guest::pci::bars::COMMON + 0x10, &[0, 0]);
         // Whatever the guest maps, and to whatever it maps it.
         for select in 0..2 * VRINGS {
             rig.write(DRIVER_AUX, &u32::from(select).to_le_bytes());
             rig.write(rig::QUEUE_SELECT, &select.to_le_bytes());
-            rig.write(crate::pci::bars::COMMON + 0x1A, &[0, 0]);
+            rig.write(crate::guest::pci::bars::COMMON + 0x1A, &[0, 0]);
         }
         assert_eq!(rig.vmm.source_count(), usize::from(said));
     }

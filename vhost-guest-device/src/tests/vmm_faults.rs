@@ -18,8 +18,8 @@ use super::rig::{BARS, FIRST_KICK};
 use super::session::{answer_all, assert_recovers, exchange, introduce};
 use super::siege::{NEED_REPLY, PLAIN, REPLY, SIZE, USER};
 use super::translation::{Iommu, IOVA};
-use crate::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE, NOTIFY};
-use crate::virtio::feature;
+use crate::guest::pci::bars::{COMMON, DEVICE, DRIVER_AUX, MSIX_TABLE, NOTIFY};
+use crate::guest::virtio::feature;
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(100_000);

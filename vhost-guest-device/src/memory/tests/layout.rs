@@ -6,7 +6,8 @@
 
 use super::*;
 use crate::fd::FileIdentity;
-use crate::memory::layout::{Extent, Layout, NoPlan, Space, Wanted};
+use crate::memory::layout::{Extent, Layout, Space, Wanted};
+use crate::memory::plan::NoPlan;
 
 /// All of what is wanted of a file of 16 MiB.
 fn wanted(inode: u64, offset: u64, length: u64) -> Wanted {

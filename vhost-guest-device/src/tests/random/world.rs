@@ -19,15 +19,15 @@ use vhost_guest_vmm_traits::MsiMessage;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Kind, Step};
+use crate::guest::pci::bars::COMMON;
+use crate::guest::snapshot::SnapshotError;
+use crate::guest::virtio::feature;
 use crate::memory::Missing;
-use crate::pci::bars::COMMON;
-use crate::snapshot::SnapshotError;
 use crate::tests::rig::{event, memory_file, message, place, words, Frontend, Rig};
 use crate::tests::rig::{QUEUE_SELECT, VRINGS};
 use crate::tests::session::{answer_all, introduce, right_reply, try_send};
 use crate::tests::siege::{assert_all_closed, sample, sample_fds, REPLY, SIZE};
 use crate::tests::translation::{Iommu, IOVA};
-use crate::virtio::feature;
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(100_000);
