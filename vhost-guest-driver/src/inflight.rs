@@ -71,6 +71,15 @@ impl Area {
     }
 }
 
+/// Whose record is where. What it looks like, the kind of ring decides, which
+/// may not be known yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub inflight: Inflight,
+    /// Of the vring.
+    pub index: u16,
+}
+
 /// The record of one vring, of one kind or the other.
 #[derive(Debug)]
 pub(crate) enum Record {
@@ -79,9 +88,10 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    /// The area of vring `index` in the record `inflight` in the window;
-    /// `None` if it is empty, misaligned or not inside.
-    pub fn new(window: &Window, inflight: &Inflight, index: u16, packed: bool) -> Option<Self> {
+    /// The area of a vring in the window; `None` if it is empty, misaligned
+    /// or not inside.
+    pub fn new(window: &Window, place: &Place, packed: bool) -> Option<Self> {
+        let Place { inflight, index } = place;
         let desc_num = inflight.queue_size();
         let end = record_len(index + 1, desc_num, packed);
         let start = inflight.mmap_offset();

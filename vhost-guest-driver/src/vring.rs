@@ -20,7 +20,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use vhost_guest_msg::{Permission, VirtioFeatures, VringAddr};
 
-use crate::inflight::Record;
+use crate::inflight::{Place, Record};
 use crate::iotlb::{Lost, Miss};
 use crate::log::DirtyLog;
 use crate::memory::Memory;
@@ -68,7 +68,9 @@ pub(crate) struct Vring {
     pub logged: bool,
     /// Where the requests that are taken are recorded, from the next start
     /// on.
-    pub record: Option<Record>,
+    pub place: Option<Place>,
+    /// That record, of the kind that the ring has, since it was started.
+    record: Option<Record>,
     /// Requests that an earlier backend took and did not complete.
     resubmit: VecDeque<Request>,
     /// The ring is a packed one, since it was started.
@@ -236,7 +238,7 @@ impl Vring {
         self.before_reset = None;
         self.features = features;
         self.packed = self.will_be_packed();
-        if !self.is_size(self.num) {
+        if !self.is_size(self.num) || !self.find_record(memory) {
             return false;
         }
         if self.packed && !self.placed {
@@ -265,14 +267,26 @@ impl Vring {
 
     /// SET_INFLIGHT_FD: where requests are recorded from now on, if they are;
     /// `false` if the vring runs, and that is unsound: it is out of use then.
-    pub fn set_record(&mut self, record: Option<Record>, memory: &Memory) -> bool {
-        self.record = record;
+    pub fn set_place(&mut self, place: Option<Place>, memory: &Memory) -> bool {
+        self.place = place;
         if self.started {
+            if !self.find_record(memory) {
+                self.fault = Some(RingFault::Record);
+            }
             // Nothing is in flight: it is as if it had started here.
             (self.opened, self.told) = (false, true);
             self.memory_changed(memory);
         }
         !self.started || self.fault != Some(RingFault::Record)
+    }
+
+    /// The features are known when a vring starts, and need not be when
+    /// SET_INFLIGHT_FD comes. `false` if there is no room for the record.
+    fn find_record(&mut self, memory: &Memory) -> bool {
+        let window = memory.window();
+        let find = |place: Place| Record::new(window, &place, self.packed);
+        self.record = self.place.and_then(find);
+        self.record.is_some() == self.place.is_some()
     }
 
     /// Looks at what an earlier backend left in the ring.
@@ -333,7 +347,7 @@ impl Vring {
         *self = Self {
             call,
             err: self.err,
-            record: self.record.take(),
+            place: self.place,
             features: self.features,
             told: self.told,
             before_reset,

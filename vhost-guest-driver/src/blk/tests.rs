@@ -388,14 +388,14 @@ fn writes_through_until_the_driver_can_flush() {
 
 /// The next process with the same file, vring and record of its requests.
 fn restart(disk: &mut Disk, used: u16) {
-    let area = vhost_guest_msg::Inflight::new(0x140, 0x1_0000, 1, 16).unwrap();
+    let inflight = vhost_guest_msg::Inflight::new(0x140, 0x1_0000, 1, 16).unwrap();
     let Bench {
         guest,
         vring,
         memory,
     } = &mut disk.bench;
     *vring = Default::default();
-    vring.record = crate::inflight::Record::new(memory.window(), &area, 0, false);
+    vring.place = Some(crate::inflight::Place { inflight, index: 0 });
     assert!(vring.set_num(16) && vring.set_base(used.into()));
     assert!(vring.set_address(guest.address(0), memory));
     assert!(vring.start(memory, VirtioFeatures::VERSION_1));

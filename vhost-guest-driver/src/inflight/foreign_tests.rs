@@ -234,9 +234,18 @@ fn check_packed(writer: Option<Packed>, steps: &[Step], after: (&[Step], u32)) {
 /// that with head 0, which is in flight.
 #[test]
 fn a_first_request_that_is_complete_completes_no_other() {
-    for (start, which) in [(0, 0), (1, 0), (1, 1), (2, 1), (1, 2)] {
-        let mut steps: Vec<Step> = (0..3).map(|place| Step::Request(place, 2)).collect();
-        steps.extend([Step::Take, Step::Take, Step::Take, Step::Complete(which)]);
+    for (start, count, which) in [
+        (0, 3, 0),
+        (1, 3, 0),
+        (1, 3, 1),
+        (2, 3, 1),
+        (1, 3, 2),
+        (1, 2, 1),
+        (u16::MAX, 2, 1),
+    ] {
+        let mut steps: Vec<Step> = (0..count).map(|place| Step::Request(place, 2)).collect();
+        steps.extend((0..count).map(|_| Step::Take));
+        steps.extend([Step::Complete(which), Step::Complete(0)]);
         for writer in [Split::LibvhostUser, Split::Dpdk] {
             for (again, more) in [(0, &[][..]), (2, &[Step::Request(0, 2)]), (100, &[])] {
                 check_split(Some(writer), start, &steps, (more, again));

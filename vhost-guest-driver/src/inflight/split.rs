@@ -166,7 +166,9 @@ impl SplitRecord {
                 (taken, before, 1),
                 (&known, before, 1),
             ] {
-                if self.is_all(ever)? && available.begins_with(start, ever)? {
+                // Nothing is being taken while something is completed.
+                let taking = completed == 0;
+                if self.is_all(ever, taking)? && available.begins_with(start, ever)? {
                     return self.batch(completed);
                 }
             }
@@ -185,15 +187,15 @@ impl SplitRecord {
     }
 
     /// Whether `taken` is all that was ever taken, as far as can be seen, but
-    /// for one that was about to be: its counter is stored first.
-    fn is_all(&self, taken: &[Taken]) -> Result<bool, WindowError> {
+    /// for one that an earlier backend was `taking`: its counter comes first.
+    fn is_all(&self, taken: &[Taken], taking: bool) -> Result<bool, WindowError> {
         if !(0..).zip(taken).all(|(i, taken)| taken.counter == i) {
             return Ok(false);
         }
         let next = taken.len() as u64;
         for head in 0..self.area.desc_num {
             let counter = self.area.load(self.entry(head) + COUNTER_AT)?;
-            let known = counter == 0 || counter == next;
+            let known = counter == 0 || (taking && counter == next);
             if !known && !taken.contains(&Taken { counter, head }) {
                 return Ok(false);
             }

@@ -18,8 +18,9 @@ pub(super) const AREA: u64 = RECORD + 192;
 /// Requests of two descriptors each that the guest can have at a time.
 pub(super) const SLOTS: u16 = NUM / 2;
 
-fn inflight() -> Inflight {
-    Inflight::new(record_len(2, NUM, false), RECORD, 2, NUM).unwrap()
+fn place() -> Place {
+    let inflight = Inflight::new(record_len(2, NUM, false), RECORD, 2, NUM).unwrap();
+    Place { inflight, index: 1 }
 }
 
 /// A guest that survives backends, which crash.
@@ -64,8 +65,7 @@ impl World {
             memory,
         } = &mut self.bench;
         *vring = Vring::default();
-        vring.record = Record::new(memory.window(), &inflight(), 1, false);
-        assert!(vring.record.is_some());
+        vring.place = Some(place());
         assert!(vring.set_num(NUM) && vring.set_base(guest.used_idx().into()));
         assert!(vring.set_address(guest.address(0), memory));
         vring.enabled = true;
@@ -204,7 +204,8 @@ fn survives_crashes_again_and_again() {
 fn without_a_record_what_was_taken_is_lost_on_the_way() {
     // Why all this: the second request completes first, then a crash.
     let mut world = World::new();
-    world.bench.vring.record = None;
+    let Bench { vring, memory, .. } = &mut world.bench;
+    assert!(vring.set_place(None, memory));
     world.request(0);
     world.request(1);
     let mut done = Vec::new();
@@ -428,14 +429,16 @@ fn rejects_areas_that_are_misaligned_or_outside() {
         (u64::MAX, 0, u16::MAX, 32768),
     ] {
         let inflight = Inflight::new(size, offset, num_queues, queue_size).unwrap();
-        let record = Record::new(&window, &inflight, num_queues - 1, false);
+        let index = num_queues - 1;
+        let record = Record::new(&window, &Place { inflight, index }, false);
         assert!(record.is_none(), "{inflight:?}");
     }
-    let good = Inflight::new(192, 0x1000 - 192, 1, 8).unwrap();
-    assert!(Record::new(&window, &good, 0, false).is_some());
-    assert!(Record::new(&window, &good, 1, false).is_none());
+    let inflight = Inflight::new(192, 0x1000 - 192, 1, 8).unwrap();
+    let good = Place { inflight, index: 0 };
+    assert!(Record::new(&window, &good, false).is_some());
+    assert!(Record::new(&window, &Place { index: 1, ..good }, false).is_none());
     // A vring that is longer than the area has entries.
-    let Some(Record::Split(mut record)) = Record::new(&window, &good, 0, false) else {
+    let Some(Record::Split(mut record)) = Record::new(&window, &good, false) else {
         panic!("not of a split ring");
     };
     let available = Available {

@@ -15,7 +15,7 @@ use vhost_guest_msg::{
 use super::session::Session;
 use crate::backend::Backend;
 use crate::carried::MAX_REGIONS;
-use crate::inflight::{record_len, Record};
+use crate::inflight::{record_len, Place, Record};
 use crate::log::DirtyLog;
 use crate::vring::Vring;
 
@@ -107,7 +107,10 @@ impl Session {
             R::SetLogFd(_) => self.log_signal = true,
             R::GetInflightFd(wanted) => {
                 // Where it is, and of what memory, is the device's affair.
-                let packed = self.has_packed_rings();
+                // Before the features are, what vrings there will be is not
+                // known: the record has room for either kind.
+                let unknown = self.context.features.is_empty();
+                let packed = unknown || self.has_packed_rings();
                 let size = record_len(wanted.num_queues(), wanted.queue_size(), packed);
                 let inflight = wanted.with_area(size, 0).map_err(|_| BAD_RECORD)?;
                 return Ok(Some(Reply::Inflight(inflight)));
@@ -304,17 +307,21 @@ impl Session {
     fn set_inflight(&mut self, inflight: &Inflight) -> Result<(), Reason> {
         let window = self.memory.window();
         let packed = self.has_packed_rings();
-        let mut records = Vec::new();
+        let mut places = Vec::new();
         for (index, _) in (0..inflight.num_queues()).zip(&self.vrings) {
-            records.push(Record::new(window, inflight, index, packed).ok_or(BAD_RECORD)?);
+            let inflight = *inflight;
+            let place = Place { inflight, index };
+            // Before the features are known, that shows when vrings start.
+            Record::new(window, &place, packed).ok_or(BAD_RECORD)?;
+            places.push(place);
         }
         if self.vrings.iter().any(Vring::has_resubmits) {
             return Err("requests of the record before wait");
         }
-        let mut records = records.into_iter();
+        let mut places = places.into_iter();
         let mut sound = true;
         for vring in &mut self.vrings {
-            sound &= vring.set_record(records.next(), &self.memory);
+            sound &= vring.set_place(places.next(), &self.memory);
         }
         sound.then_some(()).ok_or(BAD_RECORD)
     }

@@ -119,6 +119,46 @@ fn records_of_packed_vrings_are_longer() {
     assert!(setup.acked(&set(long)));
 }
 
+/// QEMU 7.2's vhost-user-scsi sets the record before any feature.
+#[test]
+fn a_record_before_the_features_is_one_of_the_rings_that_come() {
+    let common = VirtioFeatures::VERSION_1 | VirtioFeatures::PROTOCOL_FEATURES;
+    for (more, len, starts) in [
+        (VirtioFeatures::empty(), 0x300u64, true),
+        (VirtioFeatures::RING_PACKED, 0x300, false),
+        (VirtioFeatures::RING_PACKED, 4 * 320, true),
+    ] {
+        let mut setup = Setup::new();
+        setup.negotiate_protocol(ProtocolFeatures::empty());
+        // There is room for either kind.
+        let wanted = Inflight::new(0, 0, 4, 8).unwrap();
+        let body = setup.ask(&Request::GetInflightFd(wanted));
+        assert_eq!(body[..8], (4 * 320u64).to_le_bytes());
+        setup
+            .fake
+            .window
+            .write(RECORD, &vec![0; len as usize])
+            .unwrap();
+        assert!(setup.acked(&set(Inflight::new(len, RECORD, 4, 8).unwrap())));
+        setup.send(&Request::SetFeatures(common | more));
+        setup.share_memory();
+        let ring = GuestRing::new(setup.fake.window.clone(), 8, 0);
+        for request in [
+            Request::SetVringNum(VringNum::new(3, 8).unwrap()),
+            Request::SetVringAddr(ring.address(3)),
+        ] {
+            assert!(setup.acked(&request), "{request:?}");
+        }
+        assert_eq!(setup.acked(&kick(3)), starts, "{more:?} {len}");
+        if starts {
+            // The area of vring 3, of that kind, was initialised.
+            let area = RECORD + len / 4 * 3;
+            let version: u16 = setup.fake.window.load_le(area + 8).unwrap();
+            assert_eq!(version, 1, "{more:?}");
+        }
+    }
+}
+
 #[test]
 fn a_vring_that_need_not_drain_may_do_without_the_record() {
     let mut setup = Setup::new();
