@@ -23,6 +23,14 @@ mod vm;
 use crate::arguments::Arguments;
 use crate::error::Result;
 
+const HELP: &str = "\
+Runs a test with real parts, and names the packages that it misses.
+
+Usage: cargo xtask e2e TEST [OPTIONS]
+
+`cargo xtask e2e TEST --help` tells what a test does, and its options.
+";
+
 /// What a test is called, what its `--help` says, and what runs it.
 type Test = (&'static str, &'static str, fn(&mut Arguments) -> Result<()>);
 
@@ -43,6 +51,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn run(arguments: &mut Arguments) -> Result<()> {
     let known = || names().collect::<Vec<_>>().join(", ");
     let Some(name) = arguments.positional() else {
+        if arguments.flag("--help") {
+            print!("{HELP}\nTests: {}\n", known());
+            return Ok(());
+        }
         return Err(format!("e2e: which test? There are {}", known()).into());
     };
     let Some((_, help, run)) = TESTS.iter().find(|(known, ..)| *known == name) else {
