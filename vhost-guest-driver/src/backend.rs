@@ -15,6 +15,12 @@ use crate::vring::Ring;
 /// It moves as a stream of bytes, in pieces of any length, while all vrings
 /// are stopped. What the bytes mean is up to the device. What is loaded comes
 /// from another host, by way of the frontend: nothing of it can be trusted.
+///
+/// QEMU stops a device by SET_STATUS 0, before it saves its state. So if
+/// DEVICE_STATE is negotiated, the server calls [`Backend::reset`] for that
+/// only when the frontend uses the device again; a [`reset`](Backend::reset)
+/// may clear the state. RESET_DEVICE resets "all internal device state"
+/// (vhost-user), at once.
 pub trait State {
     /// A transfer begins. One that has not ended is given up. `false` if
     /// there can be none now.
@@ -168,7 +174,8 @@ pub trait Backend {
     }
 
     /// Back to the state before a frontend came: it left, or reset the
-    /// device.
+    /// device. If that was by SET_STATUS 0, and DEVICE_STATE is negotiated,
+    /// its [`state`](Self::state) may be saved before.
     fn reset(&mut self) {}
 
     /// How many requests of a vring are handled in one turn, before other

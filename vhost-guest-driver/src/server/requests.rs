@@ -73,8 +73,11 @@ impl Session {
         if gate.is_none_or(|gate| !gate.is_open(&self.context)) {
             return Err(NOT_NEGOTIATED);
         }
+        if self.reset_due && uses_backend(&request) {
+            self.reset_backend(backend);
+        }
         if request.resets_device() {
-            self.reset_device(backend);
+            self.reset_device(&request, backend);
         }
         match request {
             R::GetFeatures => {
@@ -345,14 +348,43 @@ impl Session {
 
     /// RESET_DEVICE and status 0: vrings stop and are disabled; memory,
     /// notifications and the connection stay.
-    fn reset_device(&mut self, backend: &mut impl Backend) {
+    fn reset_device(&mut self, request: &FrontendRequest<()>, backend: &mut impl Backend) {
         for vring in &mut self.vrings {
             vring.reset();
         }
         self.status = 0;
+        let saving = ProtocolFeatures::DEVICE_STATE;
+        self.reset_due = self.context.protocol_features.contains(saving)
+            && matches!(request, FrontendRequest::SetStatus(_));
+        if !self.reset_due {
+            self.reset_backend(backend);
+        }
+    }
+
+    fn reset_backend(&mut self, backend: &mut impl Backend) {
+        self.reset_due = false;
         self.transfer.spoil();
         backend.reset();
         backend.set_features(self.context.features);
+    }
+}
+
+/// Whether the backend must have been reset before `request`. QEMU stops a
+/// device by its status, and saves its state then.
+fn uses_backend(request: &FrontendRequest<()>) -> bool {
+    use FrontendRequest as R;
+
+    match request {
+        R::SetStatus(status) => status & 0xff != 0,
+        R::SetDeviceStateFd(transfer) => transfer.direction == Transfer::Load,
+        R::SetFeatures(_)
+        | R::SetProtocolFeatures(_)
+        | R::GetConfig(_)
+        | R::SetConfig(_)
+        | R::SetVringKick(_)
+        | R::SendRarp(_)
+        | R::NetSetMtu(_) => true,
+        _ => false,
     }
 }
 

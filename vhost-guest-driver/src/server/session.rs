@@ -61,6 +61,8 @@ pub(super) struct Session {
     /// What the device carries of what the backend offers.
     pub carried: Carried,
     pub transfer: StateTransfer,
+    /// The device was reset by its status, the backend not yet.
+    pub reset_due: bool,
     fresh: bool,
 }
 
@@ -91,6 +93,7 @@ impl Session {
             config_changed: false,
             carried,
             transfer: StateTransfer::default(),
+            reset_due: false,
             fresh: true,
         }
     }

@@ -317,6 +317,46 @@ fn a_reset_spoils_what_is_under_way() {
     assert_eq!(setup.check(), 1);
 }
 
+/// QEMU stops a device by its status, before or behind GET_VRING_BASE.
+#[test]
+fn what_was_reset_by_its_status_is_saved_as_it_was() {
+    let mut setup = writing(text(5000));
+    setup.share_memory();
+    setup.start_ring(0);
+    setup.stop_ring(0);
+    assert!(setup.acked(&Request::SetStatus(0)));
+    setup.stop_ring(0);
+    assert_eq!(setup.transfer(Transfer::Save), 0x100);
+    // Also while it is saved.
+    assert!(setup.acked(&Request::SetStatus(0)));
+    assert_eq!(setup.saved(), stream(&text(5000)));
+    assert_eq!((setup.check(), setup.server.backend().resets), (0, 0));
+    // The guest begins anew.
+    assert!(setup.acked(&Request::SetStatus(1)));
+    assert_eq!((setup.check(), setup.server.backend().resets), (1, 1));
+    assert!(setup.acked(&Request::SetStatus(0)));
+    assert_eq!(setup.server.backend().resets, 1);
+    setup.start_ring(0);
+    assert_eq!(setup.server.backend().resets, 2);
+}
+
+#[test]
+fn what_is_loaded_behind_a_reset_stays() {
+    let mut setup = writing(text(5000));
+    assert!(setup.acked(&Request::SetStatus(0)));
+    assert_eq!(setup.transfer(Transfer::Load), 0x100);
+    assert_eq!(setup.server.backend().resets, 1);
+    setup.give_state(&stream(b"new"));
+    setup.give_state(&[]);
+    assert_eq!(setup.check(), 0);
+    setup.share_memory();
+    setup.start_ring(0);
+    assert_eq!(
+        (setup.server.backend().resets, setup.text()),
+        (1, b"new".to_vec())
+    );
+}
+
 #[test]
 fn a_check_without_a_transfer_fails() {
     let mut setup = writing(Vec::new());
