@@ -58,7 +58,7 @@ pub(super) fn get_queue_num(session: &Session) -> Forward {
 }
 
 pub(super) fn get_max_mem_slots(on: &Resources<'_>) -> Forward {
-    let most = Then::AtMost(on.memory.max_regions() as u64);
+    let most = Then::Lower(on.memory.max_regions() as u64);
     Forward::then(FrontendRequest::GetMaxMemSlots, most)
 }
 
@@ -72,7 +72,15 @@ pub(super) fn show_protocol_features(reply: &mut Reply, session: &Session) {
     }
 }
 
-/// A limit of the backend's is not edited: the device has to carry it too.
+/// Lowers a `GET_MAX_MEM_SLOTS` reply to what the device carries, which no
+/// driver can know: the configuration has no field for it.
+pub(super) fn lower_limit(reply: &mut Reply, most: u64) {
+    if let Reply::U64(value) = reply {
+        *value = (*value).min(most);
+    }
+}
+
+/// `GET_QUEUE_NUM` is not edited: the driver knows `max_vhost_queues`.
 pub(super) fn check_limit(reply: &Reply, most: u64) -> Result<(), Fault> {
     match reply {
         Reply::U64(value) if *value > most => Err(Fault::guest(format_args!(

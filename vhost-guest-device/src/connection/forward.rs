@@ -33,8 +33,11 @@ pub(crate) enum Then {
     /// No descriptor goes with the reply; if the guest refused this transfer
     /// of device state, it is over.
     AnswerTransfer(u64),
-    /// The reply is a limit of the backend's that the device has to carry too.
+    /// The reply is a limit of the backend's that the device has to carry too:
+    /// the driver knows what that is.
     AtMost(u64),
+    /// The same, but the driver cannot know: the reply is lowered.
+    Lower(u64),
 }
 
 /// What a negative acknowledgement of a memory message means.

@@ -150,6 +150,7 @@ impl Connection {
             }
             Then::AnswerTransfer(number) => self.answer_transfer(number, reply),
             Then::AtMost(most) => features::check_limit(reply, most)?,
+            Then::Lower(most) => features::lower_limit(reply, most),
         }
         Ok(None)
     }

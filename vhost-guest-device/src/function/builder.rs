@@ -85,8 +85,8 @@ impl Builder {
     }
 
     /// The most regions of memory that a frontend may share at a time, 1 to
-    /// 509, which is the default. A guest that announces more
-    /// (`GET_MAX_MEM_SLOTS`) breaks a rule.
+    /// 509, which is the default. A guest cannot know it and may
+    /// announce more: the frontend is told no more (`GET_MAX_MEM_SLOTS`).
     ///
     /// It decides how many descriptors the device needs. The window has to
     /// take 2 more (a dirty log, a record of requests under way), and while one
