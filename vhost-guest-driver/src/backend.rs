@@ -180,7 +180,9 @@ pub trait Backend {
 
     /// How many requests of a vring are handled in one turn, before other
     /// vrings, calls and messages have theirs. A turn also ends behind a few
-    /// megabytes of requests, whatever this says.
+    /// megabytes of requests, whatever this says. The request that is
+    /// begun is finished: one may have 4 GiB to read and 4 GiB to write, and a
+    /// backend that can cut or refuse larger ones bounds its turns by that.
     fn budget(&self) -> u16 {
         32
     }
