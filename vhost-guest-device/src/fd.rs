@@ -11,7 +11,8 @@
 //! `O_NONBLOCK` is the frontend's to clear. Hence three rules:
 //!
 //! - A received descriptor is a [`ForeignFd`] from the moment it exists. It is
-//!   closed by the [`Reaper`]'s threads, never by the one that drops it.
+//!   closed by the [`Reaper`]'s threads, never by the one that drops it; what
+//!   cannot hold a thread up, by another than what can.
 //! - What a descriptor is, is asked with calls that no file system can delay:
 //!   `fcntl`, `statx` with `AT_STATX_DONT_SYNC`, `getsockopt`, `getpeername`,
 //!   `readlink` in `/proc`. The answers are the types [`EventFd`],

@@ -133,7 +133,7 @@ impl EventFd {
     /// # Errors
     ///
     /// It is not, or `/proc` could not be asked.
-    pub(crate) fn check(fd: ForeignFd, kinds: &FdKinds) -> Result<Self, FdError> {
+    pub(crate) fn check(mut fd: ForeignFd, kinds: &FdKinds) -> Result<Self, FdError> {
         const WHAT: FdError = FdError::Kind("an eventfd");
         open_flags(&fd)?;
         // Anonymous files share an inode or look as if they did; the name is
@@ -143,6 +143,7 @@ impl EventFd {
         if name != b"anon_inode:[eventfd]" {
             return Err(WHAT);
         }
+        fd.mark_prompt();
         Ok(Self { fd: Arc::new(fd) })
     }
 
@@ -238,7 +239,7 @@ impl MemoryFd {
     /// # Errors
     ///
     /// It is not.
-    pub(crate) fn check(fd: ForeignFd, policy: MemoryPolicy) -> Result<Self, FdError> {
+    pub(crate) fn check(mut fd: ForeignFd, policy: MemoryPolicy) -> Result<Self, FdError> {
         const WHAT: FdError = FdError::Kind("a memory file (memfd, tmpfs or hugetlbfs)");
         if open_flags(&fd)? & OFlags::ACCMODE != OFlags::RDWR {
             return Err(FdError::Access);
@@ -250,6 +251,7 @@ impl MemoryFd {
             Err(_) => return Err(WHAT),
         };
         if let Some(seals) = seals {
+            fd.mark_prompt();
             if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
                 return Err(FdError::SealedAgainstWriting);
             }

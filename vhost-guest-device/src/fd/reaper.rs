@@ -13,7 +13,7 @@ use rustix::fs::{fallocate, FallocateFlags};
 use vhost_guest_vmm_traits::ThreadHook;
 
 use super::crew::{Crew, Job, Shared};
-use crate::vmm::threads::REAPER;
+use crate::vmm::threads::{PROMPT_REAPER, REAPER};
 
 /// Descriptors waiting for their end, above which the device takes no more.
 pub(crate) const OVERLOAD: usize = 128;
@@ -22,20 +22,25 @@ pub(crate) const OVERLOAD: usize = 128;
 ///
 /// One that a FUSE server holds up is replaced by the next; a frontend that
 /// holds up all of them finds [`Reaper::is_overloaded`] between it and its next
-/// connection.
+/// connection. Memory and eventfds, which nobody can hold up, never wait behind
+/// the others: they have a thread to themselves.
 ///
 /// Clones share the threads. They end when the last clone and the last
 /// [`ForeignFd`] are gone and all is closed.
 #[derive(Clone)]
 pub(crate) struct Reaper {
-    crew: Arc<Crew<End>>,
+    /// For what may take as long as a peer likes.
+    patient: Arc<Crew<End>>,
+    /// For what takes its time, and no longer.
+    prompt: Arc<Crew<End>>,
 }
 
 impl Reaper {
     /// Without threads: descriptors stay open until [`start`](Self::start).
     pub(crate) fn new() -> Self {
         Self {
-            crew: Arc::new(Crew::new(REAPER)),
+            patient: Arc::new(Crew::new(REAPER)),
+            prompt: Arc::new(Crew::new(PROMPT_REAPER)),
         }
     }
 
@@ -45,7 +50,8 @@ impl Reaper {
     ///
     /// A thread could not be created, or its hook failed.
     pub(crate) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
-        self.crew.start(hook)
+        self.patient.start(hook)?;
+        self.prompt.start(hook)
     }
 
     /// With its threads.
@@ -58,13 +64,14 @@ impl Reaper {
 
     /// Descriptors that are not closed yet although nobody wants them.
     pub(crate) fn backlog(&self) -> usize {
-        self.crew.backlog()
+        self.patient.backlog() + self.prompt.backlog()
     }
 
     /// Gives back the first `length` bytes of a memory file that was shared
-    /// with a peer, and closes it.
+    /// with a peer, and closes it. It takes the file's lock, which the peer may
+    /// be holding.
     pub(crate) fn empty(&self, fd: OwnedFd, length: u64) {
-        self.crew.push(End { fd, empty: length });
+        self.patient.push(End { fd, empty: length });
     }
 
     /// Tells whether so many descriptors wait that their sender must be up to
@@ -112,6 +119,7 @@ impl Job for End {
 pub(crate) struct ForeignFd {
     /// Present until the drop.
     fd: Option<OwnedFd>,
+    prompt: bool,
     reaper: Reaper,
 }
 
@@ -120,8 +128,15 @@ impl ForeignFd {
     pub(crate) fn new(fd: OwnedFd, reaper: &Reaper) -> Self {
         Self {
             fd: Some(fd),
+            prompt: false,
             reaper: reaper.clone(),
         }
+    }
+
+    /// Takes note that closing it waits for nobody: it is an eventfd, or a file of
+    /// memfd, tmpfs or hugetlbfs.
+    pub(super) fn mark_prompt(&mut self) {
+        self.prompt = true;
     }
 }
 
@@ -145,7 +160,11 @@ impl fmt::Debug for ForeignFd {
 impl Drop for ForeignFd {
     fn drop(&mut self) {
         if let Some(fd) = self.fd.take() {
-            self.reaper.crew.push(End { fd, empty: 0 });
+            let crew = match self.prompt {
+                true => &self.reaper.prompt,
+                false => &self.reaper.patient,
+            };
+            crew.push(End { fd, empty: 0 });
         }
     }
 }
@@ -159,8 +178,9 @@ mod tests {
     use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 
     use super::*;
+    use crate::vmm::threads::Thread;
 
-    const THREADS: usize = REAPER.count;
+    const THREADS: usize = REAPER.count + PROMPT_REAPER.count;
 
     /// Blocks until the last writer of the pipe is closed.
     fn wait_for_end(reader: &OwnedFd) {
@@ -198,10 +218,11 @@ mod tests {
         let vmm = Arc::new(TestVmm::new());
         let hook: Arc<dyn ThreadHook> = Arc::clone(&vmm) as _;
         let _reaper = Reaper::spawn(Some(&hook)).unwrap();
-        let started = Call::ThreadStarted {
-            name: REAPER.name.to_owned(),
-        };
-        assert_eq!(vmm.calls(), vec![started; THREADS]);
+        let kinds = [REAPER, PROMPT_REAPER].into_iter();
+        let threads = kinds.flat_map(|kind| std::iter::repeat_n(kind, kind.count));
+        let name = |thread: Thread| thread.name.to_owned();
+        let started = threads.map(|thread| Call::ThreadStarted { name: name(thread) });
+        assert_eq!(vmm.calls(), started.collect::<Vec<_>>());
     }
 
     #[test]

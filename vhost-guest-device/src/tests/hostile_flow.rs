@@ -20,7 +20,9 @@ use super::siege::{
     assert_closed, descriptors_of, wait_for_turn, Siege, NEED_REPLY, PLAIN, REPLY, SIZE, USER,
 };
 use crate::connection::carried;
+use crate::fd::OVERLOAD;
 use crate::guest::pci::bars::COMMON;
+use crate::vmm::threads::REAPER;
 
 /// Sends the same message until the socket is full. Returns how often.
 fn flood(frontend: &mut Frontend, bytes: &[u8]) -> usize {
@@ -265,45 +267,80 @@ fn slow_to_close() -> (TcpStream, OwnedFd) {
     (receiver, sender.into())
 }
 
-#[test]
-fn descriptors_that_do_not_close_hold_up_their_senders_only() {
-    let mut siege = Siege::new();
+/// A frontend that has sent as many descriptors that do not close as there are
+/// threads for it, and what lets them go.
+fn jam(siege: &mut Siege) -> (Frontend, Vec<TcpStream>) {
     let mut frontend = siege.frontend(carried());
-    let (receivers, senders): (Vec<_>, Vec<_>) = (0..3).map(|_| slow_to_close()).unzip();
+    let slow = (0..REAPER.count).map(|_| slow_to_close());
+    let (receivers, senders): (Vec<_>, Vec<_>) = slow.unzip();
     for sender in senders {
         frontend.send(&message(12, NEED_REPLY, &words(&[0])), &[sender.as_fd()]);
         drop(sender);
         siege.rig.run();
         assert!(frontend.receive().is_some());
     }
-    // Nobody closes anything now. What else comes has bounds.
-    let eventfd = event();
+    (frontend, receivers)
+}
+
+#[test]
+fn memory_is_given_back_while_other_descriptors_do_not_close() {
+    let mut siege = Siege::new();
+    let (attacker, receivers) = jam(&mut siege);
+    drop(attacker);
+    siege.rig.run();
+    let mut frontend = siege.frontend(carried());
+    let (file, eventfd) = (memory_file(SIZE), event());
+    let add = message(37, NEED_REPLY, &words(&[0, 0, SIZE, USER, 0]));
+    frontend.send(&add, &[file.as_fd()]);
+    assert!(siege.rig.receive(0).is_some());
+    siege.rig.reply(37, &words(&[0]));
+    // More than may wait.
+    for _ in 0..2 * OVERLOAD {
+        frontend.send(&message(13, PLAIN, &words(&[1])), &[eventfd.as_fd()]);
+        while siege.rig.receive(0).is_none() {
+            wait_for_turn(&siege.rig);
+        }
+    }
+    drop(frontend);
+    assert!(siege.rig.needs_reset());
+    assert_closed(&eventfd, "a call");
+    siege.rig.start();
+    assert_closed(&file, "memory");
+    siege.serves_the_next();
+    assert!(siege.rig.device.reaper.backlog() >= REAPER.count);
+    drop(receivers);
+}
+
+#[test]
+fn descriptors_that_do_not_close_hold_up_their_senders_only() {
+    let mut siege = Siege::new();
+    let (mut frontend, receivers) = jam(&mut siege);
+    // Nobody closes anything of its kind now. What else comes has bounds.
+    let (bait, _writer) = rustix::pipe::pipe().unwrap();
     let mut sent = 0;
     for _ in 0..2000 {
         if siege.rig.device.reaper.is_overloaded() {
             break;
         }
-        frontend.send(&message(13, NEED_REPLY, &words(&[1])), &[eventfd.as_fd()]);
-        if siege.rig.receive(0).is_some() {
-            siege.rig.reply(13, &words(&[0]));
-        }
+        frontend.send(&message(13, NEED_REPLY, &words(&[1])), &[bait.as_fd()]);
+        siege.rig.run();
         while frontend.receive().is_some() {}
         sent += 1;
     }
     assert!(siege.rig.device.reaper.is_overloaded(), "after {sent}");
-    let before = descriptors_of(&eventfd);
+    let before = descriptors_of(&bait);
     for _ in 0..100 {
         let bytes = message(13, NEED_REPLY, &words(&[1]));
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
-        let fds = [eventfd.as_fd()];
+        let fds = [bait.as_fd()];
         control.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
         let bytes = [std::io::IoSlice::new(&bytes)];
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let _ = rustix::net::sendmsg(&frontend.stream, &bytes, &mut control, flags);
         siege.rig.run();
     }
-    let grown = descriptors_of(&eventfd) - before;
+    let grown = descriptors_of(&bait) - before;
     assert!(grown <= 2, "{grown} descriptors more");
     drop(frontend);
     siege.rig.run();

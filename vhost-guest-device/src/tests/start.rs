@@ -32,10 +32,11 @@ fn threads(vmm: &TestVmm) -> Vec<String> {
 }
 
 /// The threads of a device without its worker.
-const CREW: [&str; 5] = [
+const CREW: [&str; 6] = [
     "vhost-guest-fd",
     "vhost-guest-fd",
     "vhost-guest-fd",
+    "vhost-guest-mem",
     "vhost-guest-sig",
     "vhost-guest-sig",
 ];

@@ -92,6 +92,14 @@ pub const REAPER: Thread = Thread {
     syscalls: &["close", "fallocate", "fcntl"],
 };
 
+/// Closes memory and eventfds that a frontend sent, which waits for nobody.
+pub const PROMPT_REAPER: Thread = Thread {
+    name: "vhost-guest-mem",
+    count: 1,
+    // `fcntl` as above.
+    syscalls: &["close", "fcntl"],
+};
+
 /// Signals eventfds that a frontend sent, which may take until the frontend
 /// hangs up.
 pub const SIGNALLER: Thread = Thread {
@@ -112,7 +120,7 @@ pub const PUMP: Thread = Thread {
 };
 
 /// All kinds.
-pub const ALL: [Thread; 4] = [WORKER, REAPER, SIGNALLER, PUMP];
+pub const ALL: [Thread; 5] = [WORKER, REAPER, PROMPT_REAPER, SIGNALLER, PUMP];
 
 /// What every thread of a Rust program does after its hook: locks and memory,
 /// signal handlers, and its end.
