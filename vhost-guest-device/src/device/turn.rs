@@ -18,6 +18,11 @@ use crate::memory::Missing;
 /// guest keeps the lock from a vCPU.
 const TURN: usize = 64;
 
+/// Accesses to the guest's memory in one turn, for the same reason. A message in
+/// an ordinary buffer takes a dozen; where each page is translated, a buffer can
+/// take hundreds. What is under way when they are used up is done.
+const TURN_ACCESSES: usize = 4096;
+
 impl<M: GuestAddressSpace> Device<M> {
     /// One turn: takes note of what is ready, moves what can be moved, and
     /// says what to wait for next. Nothing in it blocks.
@@ -73,9 +78,14 @@ impl<M: GuestAddressSpace> Device<M> {
         if !self.may_use_queues() {
             return self.check_hang_up(frontend_hung_up, channel_hung_up);
         }
+        let mut accesses = 0;
         for _ in 0..TURN {
             if !self.step()? {
                 return self.check_hang_up(frontend_hung_up, channel_hung_up);
+            }
+            accesses += self.guest.take_work();
+            if accesses > TURN_ACCESSES {
+                break;
             }
         }
         self.wake();

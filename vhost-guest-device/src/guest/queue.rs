@@ -22,6 +22,10 @@ use crate::guest::virtio::common_config::QueueSetup;
 /// `max_chained_rx_descriptors` and `max_chained_tx_descriptors`.
 pub(crate) const MAX_CHAIN: u16 = 16;
 
+/// Bytes that a message may have: a piece of device state. What a buffer has
+/// beyond is not looked at, since each page of it might have to be translated.
+const LARGEST_MESSAGE: usize = 1 << 20;
+
 /// Virtqueues of a device without migration queues.
 pub(crate) const QUEUES: u16 = 4;
 
@@ -96,11 +100,13 @@ impl MessageQueue {
         self.queue.set_next_used(next_used);
     }
 
-    /// The next available chain that satisfies the rules of this direction.
+    /// The next available chain that satisfies the rules of this direction, for
+    /// a message of at most `most` bytes.
     fn pop<M: GuestMemory>(
         &mut self,
         memory: &M,
         writable: bool,
+        most: usize,
     ) -> Result<Option<Reserved>, Fault> {
         let index = self.index;
         let mut avail = self.queue.iter(memory).map_err(|error| {
@@ -110,7 +116,7 @@ impl MessageQueue {
             return self.check_next(memory).map(|()| None);
         };
         let head = chain.head_index();
-        check_chain(chain, memory, writable)
+        check_chain(chain, memory, writable, most)
             .map(|pieces| Some(Reserved { head, pieces }))
             .map_err(|what| Fault::guest(format_args!("queue {index}: {what}")))
     }
@@ -138,7 +144,7 @@ impl MessageQueue {
         &mut self,
         memory: &M,
     ) -> Result<Option<Reserved>, Fault> {
-        if let Some(reserved) = self.pop(memory, true)? {
+        if let Some(reserved) = self.pop(memory, true, LARGEST_MESSAGE)? {
             return Ok(Some(reserved));
         }
         // Empty: ask for a notification, and look again, since the driver may
@@ -148,7 +154,7 @@ impl MessageQueue {
             .enable_notification(memory)
             .map_err(|e| self.fault(e))?;
         if more {
-            self.pop(memory, true)
+            self.pop(memory, true, LARGEST_MESSAGE)
         } else {
             Ok(None)
         }
@@ -196,26 +202,19 @@ impl MessageQueue {
         limit: usize,
         message: &mut Vec<u8>,
     ) -> Result<Option<bool>, Fault> {
-        let mut popped = self.pop(memory, false)?;
+        let mut popped = self.pop(memory, false, limit)?;
         if popped.is_none() {
             let more = self
                 .queue
                 .enable_notification(memory)
                 .map_err(|e| self.fault(e))?;
             if more {
-                popped = self.pop(memory, false)?;
+                popped = self.pop(memory, false, limit)?;
             }
         }
         let Some(buffer) = popped else {
             return Ok(None);
         };
-        let total = buffer
-            .pieces
-            .iter()
-            .try_fold(0usize, |sum, (_, n)| sum.checked_add(*n));
-        if total.is_none_or(|total| total > limit) {
-            return Err(self.fault("a message is larger than announced"));
-        }
         for (address, length) in &buffer.pieces {
             let start = message.len();
             message.resize(start.saturating_add(*length), 0);
@@ -320,11 +319,13 @@ impl Queues {
     }
 }
 
-/// Walks a chain and returns its pieces, if it keeps to the rules.
+/// Walks a chain and returns its pieces, if it keeps to the rules: of one that
+/// the device writes, what a message of `most` bytes needs.
 fn check_chain<'m, M: GuestMemory>(
     chain: DescriptorChain<&'m M>,
     memory: &'m M,
     writable: bool,
+    most: usize,
 ) -> Result<Vec<(GuestAddress, usize)>, &'static str> {
     let access = if writable {
         Permissions::Write
@@ -332,6 +333,7 @@ fn check_chain<'m, M: GuestMemory>(
         Permissions::Read
     };
     let mut pieces = Vec::new();
+    let mut room = most;
     let mut count = 0u16;
     let mut last: Option<Descriptor> = None;
     for descriptor in chain {
@@ -343,7 +345,12 @@ fn check_chain<'m, M: GuestMemory>(
             return Err("a descriptor has the wrong direction");
         }
         let length = descriptor.len() as usize;
-        if !memory.check_range(descriptor.addr(), length, access) {
+        if length > room && !writable {
+            return Err("a message is larger than announced");
+        }
+        let length = length.min(room);
+        room -= length;
+        if length > 0 && !memory.check_range(descriptor.addr(), length, access) {
             return Err("a buffer is not in memory");
         }
         if length > 0 {

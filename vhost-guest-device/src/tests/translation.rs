@@ -5,12 +5,15 @@
 //! The device's own queues behind a virtual IOMMU.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use vhost_guest_vmm_traits::{Access, AddressTranslator, Translation};
+use vm_memory::{Bytes, GuestAddress};
 
-use super::rig::{message, words, Frontend, Rig};
+use super::rig::{message, place, words, Frontend, Rig, QUEUE_SIZE};
+use crate::event_loop::poller;
 use crate::guest::pci::bars::COMMON;
 use crate::guest::virtio::feature;
 
@@ -127,4 +130,53 @@ fn a_buffer_at_a_physical_address_is_the_guests_fault() {
     rig.iova = 0;
     rig.post(0);
     assert!(rig.needs_reset());
+}
+
+/// Long chains of long buffers, of which each page has to be translated.
+#[test]
+fn a_turn_has_an_end_however_much_there_is_to_translate() {
+    const CHAIN: u64 = 16;
+    let (mut rig, iommu) = rig(true);
+    rig.posts = [0; 4];
+    rig.start();
+    rig.backend_up();
+    let mut frontend = rig.connect();
+    rig.run();
+    // All buffers are one chain: no message is looked at.
+    let table = place(0).descriptors;
+    for n in 0..CHAIN {
+        let mut descriptor = words(&[IOVA + (1 << 20)]);
+        descriptor.extend((512u32 << 10).to_le_bytes());
+        let flags: u16 = if n + 1 < CHAIN { 3 } else { 2 };
+        descriptor.extend(flags.to_le_bytes());
+        descriptor.extend((n as u16 + 1).to_le_bytes());
+        let entry = GuestAddress(table + 16 * n);
+        rig.memory.write_slice(&descriptor, entry).unwrap();
+    }
+    // Every element of the available ring is 0, the chain's head.
+    let avail = place(0).avail;
+    let buffers = QUEUE_SIZE;
+    for slot in 0..u64::from(buffers) {
+        let element = GuestAddress(avail + 4 + 2 * slot);
+        rig.memory.write_obj(0u16, element).unwrap();
+    }
+    rig.memory
+        .write_obj(buffers, GuestAddress(avail + 2))
+        .unwrap();
+    for _ in 0..buffers {
+        frontend.send(&message(3, 1, &[]), &[]);
+    }
+    rig.notify(0);
+    let epoll = rig.device.poller_fd().unwrap();
+    let mut turns = 0;
+    while rig.used(0) < buffers {
+        let ready = poller::wait(epoll.as_fd(), false).unwrap();
+        assert!(!ready.is_empty(), "stopped after {} messages", rig.used(0));
+        let before = iommu.calls.load(Ordering::Relaxed);
+        rig.device.turn(&ready);
+        let translations = iommu.calls.load(Ordering::Relaxed) - before;
+        assert!(translations < 16_384, "{translations} in a turn");
+        turns += 1;
+    }
+    assert!(turns > 1, "they are not so many");
 }

@@ -84,6 +84,24 @@ fn delivers_a_message_over_several_descriptors() {
     assert_eq!(mock.used().idx().load(), 1);
 }
 
+/// Its pages may have to be translated one by one.
+#[test]
+fn looks_at_no_more_of_a_buffer_than_a_message_needs() {
+    let range = (GuestAddress(0x1000), 2 * LARGEST_MESSAGE);
+    let memory = GuestMemoryMmap::from_ranges(&[range]).unwrap();
+    let mock = mock(&memory);
+    let table = [
+        descriptor(BUFFERS, 3, WRITE | NEXT, 1),
+        descriptor(BUFFERS + 0x100, LARGEST_MESSAGE as u32, WRITE | NEXT, 2),
+        descriptor(u64::MAX, 0x1000, WRITE, 0),
+    ];
+    publish(&mock, 0, &table);
+    let mut queue = open(&memory, &mock);
+    let reserved = queue.reserve(&memory).unwrap().unwrap();
+    assert_eq!(reserved.capacity(), LARGEST_MESSAGE);
+    assert!(queue.deliver(&memory, reserved, b"message").unwrap());
+}
+
 #[test]
 fn takes_a_message_and_gives_the_buffer_back() {
     let memory = memory();
