@@ -68,6 +68,9 @@ pub trait InterruptManager: Send + Sync {
     ///
     /// # Errors
     ///
+    /// An eventfd that is armed for another source must be refused, as KVM does:
+    /// of two that listen, one takes what the other should have had.
+    ///
     /// On an error some of them may be armed: the device disarms all of them
     /// before it goes on. `InvalidInput` (`EINVAL`) if a descriptor is not an
     /// eventfd and `ResourceBusy` (`EBUSY`) if an eventfd is armed already are

@@ -47,11 +47,12 @@ impl Documented {
         self.0.get(1..).unwrap_or_default()
     }
 
-    /// The command as a line for a shell, in which variables stand for what
-    /// they hold.
-    pub fn to_line(&self) -> String {
+    /// A function of a shell's that becomes the command, with its arguments
+    /// behind the command's. Variables in it stand for what they hold then.
+    pub fn to_function(&self, name: &str) -> String {
         let quoted = self.0.iter().map(|word| format!("\"{word}\""));
-        quoted.collect::<Vec<_>>().join(" ")
+        let command = quoted.collect::<Vec<_>>().join(" ");
+        format!("{name}() {{\n    exec {command} \"$@\"\n}}\n")
     }
 }
 
@@ -122,12 +123,9 @@ mod tests {
     fn replaces_what_is_there_and_nothing_else() {
         let found = Documented::find(TEXT, "run", "one").unwrap();
         let replaced = found.clone().replace("one", "$name").unwrap();
-        let line = r#""run" "--name" "$name" "--text" "two words""#;
-        assert!(
-            replaced.to_line().starts_with(line),
-            "{}",
-            replaced.to_line()
-        );
+        let function = replaced.to_function("start");
+        let line = r#"exec "run" "--name" "$name" "--text" "two words" "#;
+        assert!(function.contains(line), "{function}");
         assert!(found.replace("three", "four").is_err());
     }
 

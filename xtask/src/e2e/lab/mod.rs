@@ -247,16 +247,13 @@ impl Lab {
 /// files of the lab; `$memory`, `$socket` and `$disk` go behind what the guide
 /// says of these, arguments behind everything.
 fn documented_qemu() -> Result<String> {
-    let qemu = Documented::find(BACKENDS, "qemu-system-x86_64", "vhost-user-blk")?
+    Documented::find(BACKENDS, "qemu-system-x86_64", "vhost-user-blk")?
         .replace("/run/disk.sock,reconnect=1", "disk.sock$socket")?
         .replace("num-queues=1", "num-queues=1$disk")?
         .replace("share=on", "share=on$memory")?
         .replace("target/frontend/vmlinuz", "/lab/vmlinuz")?
-        .replace("target/frontend/initramfs", "/lab/frontend.initramfs")?;
-    let qemu = qemu.to_line();
-    Ok(format!(
-        "documented_qemu() {{\n    exec {qemu} \"$@\"\n}}\n"
-    ))
+        .replace("target/frontend/initramfs", "/lab/frontend.initramfs")
+        .map(|qemu| qemu.to_function("documented_qemu"))
 }
 
 /// One of the processors that this process may use; another one for the next

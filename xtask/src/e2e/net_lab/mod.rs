@@ -16,6 +16,7 @@ use super::lab::root::{self, Root};
 use super::lab::Lab;
 use super::module_lab::build;
 use crate::arguments::Arguments;
+use crate::documented::{Documented, BACKENDS};
 use crate::error::Result;
 use crate::process::run as run_command;
 use crate::workspace;
@@ -86,7 +87,7 @@ fn make_root(lab: &Lab, ways: &[Way]) -> Result<Root> {
     let ways = format!("'{}'", ways.join(" "));
     let settings: [(_, &dyn Display); 2] = [("WAYS", &ways), ("MTU", &MTU)];
     let start = include_str!("guest/testpmd.sh");
-    let script = [start, include_str!("guest/host.sh")].concat();
+    let script = [&documented_card()?, start, include_str!("guest/host.sh")].concat();
     let root = lab.root(&script, &settings)?;
     root.add_program("kvm", &kvm)?;
     let mut programs = testpmd.programs();
@@ -145,6 +146,21 @@ fn check_sleep(counts: &Counts) -> Result<String> {
     Ok(format!(
         "context switches: {relay} of the relay, {device} of the device, {testpmd} of testpmd"
     ))
+}
+
+/// A function for the emulated host that becomes the guide's QEMU with a network
+/// card, at `$socket` and with `$address`; arguments go behind everything.
+fn documented_card() -> Result<String> {
+    let card = ",rx_queue_size=1024,tx_queue_size=1024,mac=52:54:00:00:00:0$address,romfile=";
+    Documented::find(BACKENDS, "qemu-system-x86_64", "-user,id=net")?
+        .replace("256M", "128M")?
+        .replace("share=on", "share=on,hugetlb=on,hugetlbsize=2M")?
+        .replace("/run/card0.sock", "$socket")?
+        .replace("host_mtu=1500", "host_mtu=$MTU")?
+        .replace("guest_announce=off", &format!("guest_announce=off{card}"))?
+        .replace("target/frontend/vmlinuz", "/lab/vmlinuz")?
+        .replace("target/frontend/initramfs", "/lab/frontend.initramfs")
+        .map(|qemu| qemu.to_function("documented_card"))
 }
 
 #[cfg(test)]

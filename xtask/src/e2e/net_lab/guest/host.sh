@@ -80,13 +80,9 @@ start_card() {
     monitor=$name.$((monitors += 1))
     mkfifo $monitor.in $monitor.out
     cat $monitor.out >$monitor.log &
-    qemu-system-x86_64 -M q35,sata=off,smbus=off,i8042=off,vmport=off -accel kvm -cpu host -smp 2 -m 128 -L /usr/share/qemu -L /usr/share/seabios \
-        -nodefaults -no-user-config -no-reboot -display none -serial stdio \
-        -object memory-backend-memfd,id=memory,size=128M,share=on,hugetlb=on,hugetlbsize=2M -numa node,memdev=memory \
-        -chardev socket,id=card,path=$socket,reconnect=1 -netdev vhost-user,id=net,chardev=card,queues=2 \
-        -device "virtio-net-pci,netdev=net,mq=on,vectors=6,rx_queue_size=1024,tx_queue_size=1024,host_mtu=$MTU,guest_announce=off,mac=52:54:00:00:00:0$address,romfile=" \
+    documented_card -machine sata=off,smbus=off,i8042=off,vmport=off -smp 2 \
+        -L /usr/share/qemu -L /usr/share/seabios \
         -chardev pipe,id=monitor,path=$monitor -mon chardev=monitor,mode=readline \
-        -kernel /lab/vmlinuz -initrd /lab/frontend.initramfs \
         -append "console=ttyS0 panic=-1 quiet pci=lastbus=0 maxcpus=1 address=$address" \
         "$@" <>"$name.in" >>"$name.log" 2>&1 &
     eval "$name=$! ${name}_monitor=$monitor"
