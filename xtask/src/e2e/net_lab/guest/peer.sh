@@ -46,17 +46,6 @@ listening() {
     grep -q ':1388 0*:0000 0A' /proc/net/tcp /proc/net/tcp6
 }
 
-# The same again and again, until it is told to end.
-stream() {
-    mkfifo /copy
-    sha256sum </copy >/sum &
-    while [ ! -e /over ]; do
-        cat /data
-    done | tee /copy | nc 10.9.0.$other 5000 || fail "sending a stream: $?"
-    wait $!
-    say "sent $(cat /sum)"
-}
-
 # A processor for each pair of queues. Two would take their time to boot where one has
 # to play both.
 rmmod virtio_net
@@ -108,13 +97,6 @@ while read -r order argument; do
     send)
         nc 10.9.0.$other 5000 </data || fail "sending: $?"
         say "sent $sent"
-        ;;
-    stream)
-        stream &
-        say "streaming"
-        ;;
-    over)
-        : >/over
         ;;
     interrupts)
         interrupts "$argument"
