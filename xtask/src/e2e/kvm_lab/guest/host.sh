@@ -67,7 +67,7 @@ prove() {
     timeout $PATIENCE /lab/truncate disk.sock >truncate.log 2>&1 ||
         fail "the truncating frontend: $(cat truncate.log)"
     say "$(cat truncate.log)"
-    await backend "memory that it shared was truncated" $PATIENCE $backend
+    await backend "memory that it shared cannot be accessed" $PATIENCE $backend
     say "the device: ${line#*: }"
     alive $backend || fail "the backend's VMM has ended"
     start_frontend verify
