@@ -105,7 +105,7 @@ pub enum Reason {
 
 /// A message that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{channel} {}: {reason}", Name(*.channel, *.code))]
+#[error("{channel} {}: {reason}", RequestName(*.channel, *.code))]
 pub struct MessageError {
     /// The channel, and with it whose request it is.
     pub channel: Channel,
@@ -115,10 +115,16 @@ pub struct MessageError {
     pub reason: Reason,
 }
 
-/// A request's name, or its number if it has none.
-pub(crate) struct Name(pub(crate) Channel, pub(crate) u32);
+/// A request by its number: told by its name, if it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestName(
+    /// Whose request it is.
+    pub Channel,
+    /// The request number.
+    pub u32,
+);
 
-impl fmt::Display for Name {
+impl fmt::Display for RequestName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match crate::catalog::row(self.0, self.1) {
             Some(row) => f.write_str(row.name),

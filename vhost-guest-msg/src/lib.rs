@@ -95,7 +95,9 @@ pub use catalog::{
     Verdict, BACKEND_ROWS, FRONTEND_ROWS,
 };
 pub use endian::Endian;
-pub use error::{BufferTooSmall, Channel, DecodeError, Invalid, MessageError, Problem, Reason};
+pub use error::{
+    BufferTooSmall, Channel, DecodeError, Invalid, MessageError, Problem, Reason, RequestName,
+};
 pub use fds::Fds;
 pub use features::{ProtocolFeatures, VirtioFeatures};
 pub use framer::{decode_whole, Frame, FrameError, FrameReason, Framer, Progress};

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use thiserror::Error;
 
-use crate::error::{Channel, Name, Reason};
+use crate::error::{Channel, Reason, RequestName};
 use crate::{Endian, Header, HeaderFlags, Limits, Reply, ReplyExpectation, ReplyShape};
 
 /// Replies due on one channel, oldest first.
@@ -113,7 +113,7 @@ pub struct TrackerFull<T>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ReplyError {
     /// The REPLY flag is not set.
-    #[error("{} is not a reply", Name(*.channel, *.code))]
+    #[error("{} is not a reply", RequestName(*.channel, *.code))]
     NotReply {
         /// The channel of the request.
         channel: Channel,
@@ -121,7 +121,7 @@ pub enum ReplyError {
         code: u32,
     },
     /// No reply with this number is due now.
-    #[error("reply to {}, which is not due", Name(*.channel, *.code))]
+    #[error("reply to {}, which is not due", RequestName(*.channel, *.code))]
     Unsolicited {
         /// The channel of the request.
         channel: Channel,
@@ -129,7 +129,7 @@ pub enum ReplyError {
         code: u32,
     },
     /// The payload is not what answers this request.
-    #[error("reply to {}: {reason}", Name(*.channel, *.code))]
+    #[error("reply to {}: {reason}", RequestName(*.channel, *.code))]
     Malformed {
         /// The channel of the request.
         channel: Channel,

@@ -111,6 +111,15 @@ impl Inflight {
     pub fn with_offset(self, mmap_offset: u64) -> Result<Self, Invalid> {
         self.with_area(self.mmap_size, mmap_offset)
     }
+
+    /// The same record at the beginning of a file.
+    #[must_use]
+    pub fn at_the_beginning(self) -> Self {
+        Self {
+            mmap_offset: 0,
+            ..self
+        }
+    }
 }
 
 impl Plain for Inflight {
