@@ -11,15 +11,29 @@
 //! | the frontend | it is disconnected (or refused, if it asked for an acknowledgement) |
 //! | the guest | `DEVICE_NEEDS_RESET`, and the frontend is disconnected |
 //! | the environment | reported to the VMM; the device stays consistent or is dead |
+//!
+//! A fault says which rule was broken, with which message, and in which field or
+//! queue; `docs/refusals.md` says why each rule is there.
+
+mod environment;
+mod frontend;
+mod guest;
+
+pub(crate) use environment::{DeadFault, EnvironmentFault};
+pub(crate) use frontend::{FrontendFault, Unfulfillable};
+pub(crate) use guest::{ChannelRule, GuestFault, QueueFault, RegisterFault};
 
 use std::io;
+
+use thiserror::Error;
+use vhost_guest_msg::Invalid;
 
 use crate::event_loop::poller::Unwaitable;
 use crate::memory::MemoryError;
 use crate::vmm::services::ServiceError;
 
 /// Why a [`Builder`](crate::Builder) could not make a device.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// The number of vrings is out of range.
@@ -63,44 +77,32 @@ pub enum BuildError {
 }
 
 /// A fault while the device works, by the party that caused it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Error)]
 pub(crate) enum Fault {
     /// The frontend hung up, without doing anything wrong.
     #[error("the frontend hung up")]
     HungUp,
     /// The frontend broke the protocol.
     #[error("frontend: {0}")]
-    Frontend(String),
+    Frontend(#[from] FrontendFault),
     /// The guest broke a rule of virtio or of the vhost-guest device.
     #[error("guest: {0}")]
-    Guest(String),
+    Guest(#[from] GuestFault),
     /// The environment failed, and the device has kept its promises: it drops
     /// the frontend and goes on.
     #[error("environment: {0}")]
-    Environment(io::Error),
+    Environment(#[from] EnvironmentFault),
     /// The environment failed so that a promise cannot be kept any more
     /// (memory that does not come off the guest).
     #[error("dead: {0}")]
-    Dead(io::Error),
-}
-
-impl Fault {
-    /// A frontend's fault, from anything that can be printed.
-    pub(crate) fn frontend(reason: impl ToString) -> Self {
-        Self::Frontend(reason.to_string())
-    }
-
-    /// A guest's fault, from anything that can be printed.
-    pub(crate) fn guest(reason: impl ToString) -> Self {
-        Self::Guest(reason.to_string())
-    }
+    Dead(#[from] DeadFault),
 }
 
 impl From<ServiceError> for Fault {
     fn from(error: ServiceError) -> Self {
         match error {
-            ServiceError::Refused(error) => Self::Environment(error),
-            ServiceError::Dead(error) => Self::Dead(error),
+            ServiceError::Refused(_) => EnvironmentFault::Service(error).into(),
+            ServiceError::Dead(_) => DeadFault::Service(error).into(),
         }
     }
 }
@@ -108,8 +110,8 @@ impl From<ServiceError> for Fault {
 impl From<Unwaitable> for Fault {
     fn from(error: Unwaitable) -> Self {
         match error.is_limit() {
-            true => Self::Environment(error.into()),
-            false => Self::frontend(error),
+            true => EnvironmentFault::Unwaitable(error).into(),
+            false => FrontendFault::Unwaitable(error).into(),
         }
     }
 }
@@ -117,11 +119,11 @@ impl From<Unwaitable> for Fault {
 impl From<MemoryError> for Fault {
     fn from(error: MemoryError) -> Self {
         if error.is_fatal() {
-            Self::Dead(io::Error::other(error))
+            DeadFault::Memory(error).into()
         } else if error.is_environment() {
-            Self::Environment(io::Error::other(error))
+            EnvironmentFault::Memory(error).into()
         } else {
-            Self::frontend(error)
+            FrontendFault::Memory(error).into()
         }
     }
 }
@@ -130,19 +132,30 @@ impl From<MemoryError> for Fault {
 ///
 /// The frontend gets a negative acknowledgement if it asked for one, and is
 /// disconnected otherwise.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Error)]
 pub(crate) enum Refusal {
     /// What was asked for cannot be had; nothing has changed.
-    #[error("{0}")]
-    Request(String),
+    #[error(transparent)]
+    Request(#[from] Unfulfillable),
     /// Not only this request is lost: see the fault.
-    #[error("{0}")]
+    #[error(transparent)]
     Fatal(#[from] Fault),
 }
 
-impl Refusal {
-    /// A refusal of this request alone, from anything that can be printed.
-    pub(crate) fn request(reason: impl ToString) -> Self {
-        Self::Request(reason.to_string())
+impl From<FrontendFault> for Refusal {
+    fn from(fault: FrontendFault) -> Self {
+        Self::Fatal(fault.into())
+    }
+}
+
+impl From<EnvironmentFault> for Refusal {
+    fn from(fault: EnvironmentFault) -> Self {
+        Self::Fatal(fault.into())
+    }
+}
+
+impl From<Invalid> for Refusal {
+    fn from(field: Invalid) -> Self {
+        Self::Request(field.into())
     }
 }

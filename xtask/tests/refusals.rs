@@ -5,8 +5,12 @@
 //! `docs/refusals.md` and the code have the same refusals: a new one without a
 //! row fails, and so does a row whose refusal is gone.
 //!
-//! A row is `| refusal | file | reason | test |`; the file is a path below its
-//! crate's `src`.
+//! A row is `| refusal | rule | reason | test |`. The rule is a variant of an
+//! error type (`FrontendFault::Unknown`), or an error type that is a struct.
+//! Where no type tells a refusal, it is the file below the crate's `src`.
+//!
+//! Every error type of a crate has rows, or is in its list of those that need
+//! none.
 
 #![forbid(unsafe_code)]
 
@@ -14,14 +18,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A part of a crate, and where in it a refusal's text can stand.
+/// A crate that refuses.
 struct Part {
     /// The crate, which is the heading of its table too.
     name: &'static str,
-    /// Files, or directories with files, below the crate's `src`.
+    /// Error types without rows, and why they need none.
+    exempt: &'static [(&'static str, &'static str)],
+    /// Files, or directories with files, below the crate's `src`, whose literals
+    /// may be refusals.
     places: &'static [&'static str],
-    /// Error enums that a peer can cause.
-    enums: &'static [&'static str],
     /// What a string literal stands behind that is a refusal.
     literals: &'static [Literal],
 }
@@ -30,84 +35,69 @@ struct Part {
 /// the field.
 type Literal = (&'static str, Option<&'static str>);
 
-const MESSAGE: &[Literal] = &[
-    ("Invalid::new(", Some("")),
-    ("check_not_zero(", Some("Zero")),
-    ("check_range(", Some("Overflow")),
-    ("check_last(", Some("Overflow")),
-    ("part(", Some("Unmapped")),
-];
-
-const DEVICE: &[Literal] = &[
-    ("Fault::frontend(", None),
-    ("Fault::guest(", None),
-    ("Refusal::request(", None),
-    ("let reason = ", None),
-    ("FdError::Kind(", None),
-];
-
-const RELAY: &[Literal] = &[
-    ("fault(plain.code(), ", None),
-    ("None => Some(", None),
-    ("is_open(context) => Some(", None),
-    ("Taken::Refused(code, ", None),
-    // The messages of errors that are longer than a line.
-    ("#[error(\n", None),
-];
-const DRIVER: &[Literal] = &[("Err(", None), ("ok_or(", None), ("Reason = ", None)];
-
-/// What is covered. A crate, or a part of one, is a line.
 const PARTS: &[Part] = &[
-    part(
-        "vhost-guest-msg",
-        &["."],
-        &["Reason", "FrameReason", "ReplyError"],
-        MESSAGE,
-    ),
-    part(
-        "vhost-guest-device",
-        &[
-            "memory.rs",
-            "memory",
-            "fd",
-            "connection",
-            "device",
-            "guest/registers",
-            "guest/virtio",
+    Part {
+        name: "vhost-guest-msg",
+        exempt: &[
+            ("Invalid", "its rows are those of the fields"),
+            ("Problem", "its rows are those of the fields"),
+            ("MessageError", "its rows are those of its reasons"),
+            ("BufferTooSmall", "its caller's mistake"),
+            ("TrackerFull", "its caller's mistake"),
         ],
-        &[
-            "MemoryError",
-            "FdError",
-            "PumpError",
-            "InflightError",
-            "GuestFault",
+        places: &["."],
+        literals: &[
+            ("Invalid::new(", Some("")),
+            ("check_not_zero(", Some("Zero")),
+            ("check_range(", Some("Overflow")),
+            ("check_last(", Some("Overflow")),
+            ("part(", Some("Unmapped")),
         ],
-        DEVICE,
-    ),
-    part("vhost-guest-relay", &["."], &[], RELAY),
-    part(
-        "vhost-guest-driver",
-        &["server", "vring/fault.rs"],
-        &["RingFault"],
-        DRIVER,
-    ),
+    },
+    Part {
+        name: "vhost-guest-device",
+        exempt: &[
+            ("BuildError", "what a VMM chose"),
+            ("Fault", "says whose fault the others are"),
+            ("Refusal", "says what the others cost"),
+            ("SnapshotError", "what a VMM brings"),
+        ],
+        places: &["fd"],
+        literals: &[("FdError::Kind(", None)],
+    },
+    Part {
+        name: "vhost-guest-relay",
+        exempt: &[
+            ("End", "says who ended a session; the reasons are below"),
+            ("Failure", "what who starts the program chose"),
+        ],
+        places: &["."],
+        literals: &[
+            ("fault(plain.code(), ", None),
+            ("None => Some(", None),
+            ("is_open(context) => Some(", None),
+            ("Taken::Refused(code, ", None),
+            // The messages of errors that are longer than a line.
+            ("#[error(\n", None),
+        ],
+    },
+    Part {
+        name: "vhost-guest-driver",
+        exempt: &[
+            ("Error", "the device's fault, which no frontend can cause"),
+            ("WindowError", "its caller's mistake"),
+            ("Disconnect", "says which of the others it was"),
+            ("EmulatedError", "of a bus that is in the same process"),
+            ("ModuleError", "of the kernel, which is trusted"),
+            ("SysfsError", "of the kernel, which is trusted"),
+            ("VfioError", "of the kernel, which is trusted"),
+        ],
+        places: &["server"],
+        literals: &[("Err(", None), ("ok_or(", None), ("Reason = ", None)],
+    },
 ];
 
-const fn part(
-    name: &'static str,
-    places: &'static [&'static str],
-    enums: &'static [&'static str],
-    literals: &'static [Literal],
-) -> Part {
-    Part {
-        name,
-        places,
-        enums,
-        literals,
-    }
-}
-
-/// A refusal: its text, and the file that it is in.
+/// A refusal: its text, and its rule.
 type Refusal = (String, String);
 
 fn root() -> PathBuf {
@@ -175,50 +165,133 @@ fn literals<'a>(code: &'a str, (before, problem): Literal) -> impl Iterator<Item
     })
 }
 
-/// The messages of an error enum's variants.
-fn messages(code: &str, name: &str) -> Vec<String> {
-    let head = format!("enum {name} {{");
-    let Some((_, body)) = code.split_once(&head) else {
-        return Vec::new();
-    };
-    // Braces come in pairs, in messages too.
-    let mut open = 1;
-    let end = body.find(|c| {
-        open += i32::from(c == '{') - i32::from(c == '}');
-        open == 0
-    });
-    literals(&body[..end.unwrap_or(body.len())], ("#[error(", None)).collect()
+/// An error type.
+#[derive(Debug, Default, PartialEq)]
+struct ErrorType {
+    name: String,
+    /// Texts, and their variants or the struct's name.
+    rules: Vec<Refusal>,
+    /// The types whose texts stand for a variant's.
+    transparent: Vec<String>,
+    /// Variants that say nothing.
+    silent: Vec<String>,
 }
 
-/// The refusals in the code of a part, and that each enum was there.
-fn in_code(part: &Part) -> BTreeSet<Refusal> {
+/// What stands before the bracket that belongs to the one before `text`.
+fn bracketed(text: &str) -> &str {
+    // Brackets come in pairs, in messages too.
+    let mut open = 1;
+    let end = text.find(|c| {
+        open += i32::from(matches!(c, '{' | '[' | '(')) - i32::from(matches!(c, '}' | ']' | ')'));
+        open == 0
+    });
+    &text[..end.unwrap_or(text.len())]
+}
+
+fn identifier(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_');
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// Takes an item's attributes off: the contents of `error`, and the rest.
+fn attributes(mut text: &str) -> (Option<&str>, &str) {
+    let mut error = None;
+    while let Some(rest) = text.trim_start().strip_prefix("#[") {
+        let attribute = bracketed(rest);
+        error = error.or(attribute.strip_prefix("error("));
+        text = &rest[attribute.len() + 1..];
+    }
+    (error, text.trim_start())
+}
+
+/// The error types of a source.
+fn error_types(code: &str) -> Vec<ErrorType> {
+    let derives = code.match_indices("#[derive(");
+    let items = derives.filter_map(|(at, _)| {
+        let derived = bracketed(&code[at + 2..]);
+        let derived = derived.split(['(', ')', ',']).map(str::trim);
+        let mut names = derived.map(|name| name.rsplit("::").next().unwrap_or(name));
+        names.any(|name| name == "Error").then(|| &code[at..])
+    });
+    let types = items.map(|item| {
+        let (message, rest) = attributes(item);
+        let rest = rest.trim_start_matches("pub(crate) ");
+        let rest = rest.trim_start_matches("pub(super) ");
+        let rest = rest.trim_start_matches("pub ");
+        let (kind, rest) = rest.split_once(' ').expect("an item");
+        let name = identifier(rest).to_owned();
+        match kind {
+            "enum" => {
+                let (_, body) = rest.split_once('{').expect("a body");
+                error_enum(name, bracketed(body))
+            }
+            _ => {
+                let (text, _) = message.and_then(literal).expect("a struct with a text");
+                let rules = vec![(text.to_owned(), name.clone())];
+                ErrorType {
+                    name,
+                    rules,
+                    ..ErrorType::default()
+                }
+            }
+        }
+    });
+    types.collect()
+}
+
+fn error_enum(name: String, mut body: &str) -> ErrorType {
+    let mut found = ErrorType {
+        name,
+        ..ErrorType::default()
+    };
+    while !body.trim().is_empty() {
+        let (message, rest) = attributes(body);
+        let variant = identifier(rest);
+        let rule = format!("{}::{variant}", found.name);
+        let mut rest = rest[variant.len()..].trim_start();
+        let mut fields = "";
+        if rest.starts_with(['(', '{']) {
+            fields = bracketed(&rest[1..]);
+            rest = &rest[fields.len() + 2..];
+        }
+        body = rest.trim_start_matches(',');
+        match message {
+            Some("transparent)") => {
+                let field = attributes(fields).1.trim();
+                let field = field.rsplit("::").next().unwrap_or(field);
+                found.transparent.push(identifier(field).to_owned());
+            }
+            Some(message) => match literal(message) {
+                Some((text, _)) => found.rules.push((text.to_owned(), rule)),
+                None => found.silent.push(rule),
+            },
+            None => found.silent.push(rule),
+        }
+    }
+    found
+}
+
+/// A crate's error types, and the refusals that are literals.
+fn in_code(part: &Part) -> (Vec<ErrorType>, BTreeSet<Refusal>) {
     let source = root().join(part.name).join("src");
     let mut paths = Vec::new();
-    for place in part.places {
-        sources(&source.join(place), &mut paths);
-    }
+    sources(&source, &mut paths);
+    let places: Vec<_> = part.places.iter().map(|place| source.join(place)).collect();
+    let mut types = Vec::new();
     let mut refusals = BTreeSet::new();
-    let mut enums: BTreeSet<_> = part.enums.iter().copied().collect();
     for path in paths {
         let code = code(&fs::read_to_string(&path).expect("a source"));
-        let mut found: Vec<_> = part
-            .literals
-            .iter()
-            .flat_map(|introduction| literals(&code, *introduction))
-            .collect();
-        for name in part.enums {
-            let messages = messages(&code, name);
-            if !messages.is_empty() {
-                enums.remove(name);
-            }
-            found.extend(messages);
+        types.extend(error_types(&code));
+        let inside = |place: &PathBuf| place.ends_with(".") || path.starts_with(place);
+        if !places.iter().any(inside) {
+            continue;
         }
         let file = path.strip_prefix(&source).expect("below its crate");
-        let file = file.to_string_lossy().trim_start_matches("./").to_owned();
-        refusals.extend(found.into_iter().map(|text| (text, file.clone())));
+        let file = file.to_string_lossy().into_owned();
+        let literals = part.literals.iter().flat_map(|at| literals(&code, *at));
+        refusals.extend(literals.map(|text| (text, file.clone())));
     }
-    assert!(enums.is_empty(), "{}: no enums {enums:?}", part.name);
-    refusals
+    (types, refusals)
 }
 
 /// The refusals in the tables of a crate, and that each row is whole.
@@ -244,10 +317,13 @@ fn in_tables(document: &str, name: &str) -> BTreeSet<Refusal> {
 #[test]
 fn the_table_has_the_refusals_of_the_code() {
     let document = fs::read_to_string(root().join("docs/refusals.md")).expect("the table");
-    let names: BTreeSet<_> = PARTS.iter().map(|part| part.name).collect();
-    for name in names {
-        let parts = PARTS.iter().filter(|part| part.name == name);
-        let code: BTreeSet<_> = parts.flat_map(in_code).collect();
+    for part in PARTS {
+        let name = part.name;
+        let (types, mut code) = in_code(part);
+        let exempt = |name: &str| part.exempt.iter().any(|(exempt, _)| *exempt == name);
+        for rules in types.into_iter().filter(|found| !exempt(&found.name)) {
+            code.extend(rules.rules);
+        }
         let tables = in_tables(&document, name);
         let without_row: Vec<_> = code.difference(&tables).collect();
         assert!(
@@ -263,43 +339,89 @@ fn the_table_has_the_refusals_of_the_code() {
 }
 
 #[test]
+fn every_variant_says_what_was_refused_or_leaves_it_to_a_type_that_does() {
+    let types: Vec<_> = PARTS.iter().flat_map(|part| in_code(part).0).collect();
+    let names: BTreeSet<_> = types.iter().map(|found| found.name.as_str()).collect();
+    for part in PARTS {
+        for (exempt, why) in part.exempt {
+            assert!(names.contains(exempt), "{exempt} is gone");
+            assert!(why.len() > 10, "{exempt}: {why}");
+        }
+    }
+    for found in &types {
+        assert!(found.silent.is_empty(), "{:?}", found.silent);
+        let mut inner = found.transparent.iter();
+        assert!(inner.all(|name| names.contains(name.as_str())), "{found:?}");
+    }
+}
+
+#[test]
 fn refusals_are_found_where_they_stand() {
     let source = "
-/// Fault::frontend(\"in a comment\")
+/// FdError::Kind(\"in a comment\")
 fn f() {
-    Fault::frontend(\"one\");
-    Fault::frontend(format_args!(
+    FdError::Kind(\"one\");
+    FdError::Kind(format_args!(
         \"two {x} \\
          of them\"
     ));
-    Fault::frontend(error);
+    FdError::Kind(error);
     Invalid::new(\"size\", Problem::Zero);
     let problem = Problem::Above(1);
     Invalid::new(\"num\", problem);
 }
-enum Why {
-    #[error(\"three {0}\")]
-    Three { what: u32 },
-    #[error(transparent)]
-    Other(Error),
-}
-#[error(\"nor this\")]
-struct Other;
-enum Else {
-    #[error(\"not this one\")]
-    No,
-}
 mod tests {
-    Fault::frontend(\"in a test\");
+    FdError::Kind(\"in a test\");
 }
 ";
     let code = code(source);
-    let found: Vec<_> = literals(&code, ("Fault::frontend(", None)).collect();
+    let found: Vec<_> = literals(&code, ("FdError::Kind(", None)).collect();
     assert_eq!(found, ["one", "two {x} of them"]);
     let found: Vec<_> = literals(&code, ("Invalid::new(", Some(""))).collect();
     assert_eq!(found, ["size: Zero", "num: Above"]);
-    assert_eq!(messages(&code, "Why"), ["three {0}"]);
-    let table = "\n## a crate\n\n| `one {0}` | `a.rs` | for a reason | `x::y` |\n\n## another\n| `no` | `a` | `b` |\n";
-    let row = ("one {0}".to_owned(), "a.rs".to_owned());
+    let table = "\n## a crate\n\n| `one {0}` | `A::One` | for a reason | `x::y` |\n\n## another\n| `no` | `a` | `b` |\n";
+    let row = ("one {0}".to_owned(), "A::One".to_owned());
     assert_eq!(in_tables(table, "a crate"), BTreeSet::from([row]));
+}
+
+#[test]
+fn error_types_are_found_with_their_variants() {
+    let source = "
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Why {
+    /// A comment.
+    #[error(\"three {0}\")]
+    Three(#[source] io::Error),
+    #[error(\"four {} {x:#x}\", Name(*.0))]
+    #[cfg(unix)]
+    Four { name: u32, x: [u8; 3] },
+    #[error(transparent)]
+    Other(#[from] super::Inner),
+    Silent,
+}
+#[derive(Debug, Error)]
+#[error(\"five\")]
+pub struct Five(u32);
+#[derive(Debug)]
+enum NoError {
+    Six,
+}
+";
+    let rule = |text: &str, rule: &str| (text.to_owned(), rule.to_owned());
+    let why = ErrorType {
+        name: "Why".to_owned(),
+        rules: vec![
+            rule("three {0}", "Why::Three"),
+            rule("four {} {x:#x}", "Why::Four"),
+        ],
+        transparent: vec!["Inner".to_owned()],
+        silent: vec!["Why::Silent".to_owned()],
+    };
+    let five = ErrorType {
+        name: "Five".to_owned(),
+        rules: vec![rule("five", "Five")],
+        ..ErrorType::default()
+    };
+    assert_eq!(error_types(&code(source)), [why, five]);
 }

@@ -11,8 +11,8 @@
 use std::os::fd::BorrowedFd;
 
 use vhost_guest_msg::{
-    decode_whole, BackendRequest, Endian, Frame, FrontendRequest, Message, OnlyFd, Reply,
-    ReplyExpectation, Verdict,
+    decode_whole, BackendRequest, Channel as Direction, Endian, Frame, FrontendRequest, Message,
+    OnlyFd, Reply, ReplyExpectation, RequestName, Verdict,
 };
 use vm_memory::GuestMemory;
 
@@ -20,7 +20,7 @@ use super::forward::Forward;
 use super::session::Session;
 use super::socket::Socket;
 use super::{Connection, DriverQueues, Resources, Step, CHANNEL_REPLIES, CHANNEL_REQUESTS};
-use crate::error::{Fault, Refusal};
+use crate::error::{ChannelRule, Fault, FrontendFault, GuestFault, Refusal};
 use crate::event_loop::poller::{self, Token};
 use crate::fd::{ChannelSocket, ForeignFd};
 
@@ -132,33 +132,34 @@ impl Connection {
         on: &mut Resources<'_>,
     ) -> Result<(), Fault> {
         let (limits, context) = (self.session.limits(), self.session.context());
-        let frame = decode_whole(message, Endian::NATIVE, limits).map_err(Fault::guest)?;
+        let frame = decode_whole(message, Endian::NATIVE, limits).map_err(GuestFault::Frame)?;
         let decoded = BackendRequest::<()>::decode(frame, Endian::NATIVE, limits, context);
         let Message {
             need_reply,
             request,
-        } = decoded.map_err(|error| Fault::guest(error.error()))?;
+        } = decoded.map_err(|error| GuestFault::Malformed(error.error()))?;
         let code = request.code();
+        let name = RequestName(Direction::Backend, code);
+        let too_many = GuestFault::TooManyReplies(name);
         let expectation = ReplyExpectation::of_backend(&request, need_reply, context);
         let gate = check_gate(&request, &self.session);
         let sent = match (gate, self.channel.socket()) {
             (Ok(()), Some(socket)) => socket.send(message, None),
             (Ok(()), None) => Err(Fault::HungUp),
-            (Err(reason), _) if matches!(expectation, ReplyExpectation::Due(_)) => {
+            (Err(rule), _) if matches!(expectation, ReplyExpectation::Due(_)) => {
                 on.journal.warn(format_args!(
-                    "guest: backend request {code} refused: {reason}"
+                    "guest: backend request {name} refused: {rule}"
                 ));
                 let noted = self.channel_replies.expect_local(code, FAILED);
-                return noted.map_err(Fault::guest);
+                return noted.map_err(|_| too_many.into());
             }
-            (Err(reason), _) => {
-                return Err(Fault::guest(format_args!(
-                    "backend request {code}: {reason}"
-                )))
+            (Err(rule), _) => {
+                let request = name;
+                return Err(GuestFault::BackendRequest { request, rule }.into());
             }
         };
         let noted = self.channel_replies.expect(code, expectation, code);
-        noted.map_err(Fault::guest)?;
+        noted.map_err(|_| too_many)?;
         match sent {
             Err(Fault::HungUp) => {
                 self.close_channel(on);
@@ -191,7 +192,7 @@ impl Connection {
         // The replies on this channel are numbers.
         let mut message = [0; 64];
         let length = reply.encode(code, false, Endian::NATIVE, &mut message);
-        let length = length.map_err(Fault::frontend)?;
+        let length = length.map_err(FrontendFault::LongReply)?;
         let message = message.get(..length).unwrap_or_default();
         queues.deliver(CHANNEL_REPLIES, buffer, message, on.registers)?;
         on.statistics.backend_replies += 1;
@@ -210,9 +211,8 @@ impl Connection {
         let received = socket.receive(|frame: Frame<'_, ForeignFd>| {
             let Frame { header, body, .. } = frame;
             let accepted = replies.accept(&header, body, Endian::NATIVE, limits);
-            accepted
-                .map(|accepted| (header.code, accepted.reply))
-                .map_err(Fault::frontend)
+            let accepted = accepted.map_err(FrontendFault::Reply)?;
+            Ok((header.code, accepted.reply))
         });
         match received {
             Err(Fault::HungUp) => {
@@ -227,12 +227,12 @@ impl Connection {
 // Refusals.
 
 /// The request is one that is carried, and what it needs was negotiated.
-fn check_gate(request: &BackendRequest<()>, session: &Session) -> Result<(), &'static str> {
+fn check_gate(request: &BackendRequest<()>, session: &Session) -> Result<(), ChannelRule> {
     match request.row() {
-        None => Err("is unknown"),
+        None => Err(ChannelRule::Unknown),
         Some(row) => match row.verdict {
-            Verdict::Refuse(reason) => Err(reason),
-            _ if !row.gate.is_open(session.context()) => Err("its feature was not negotiated"),
+            Verdict::Refuse(reason) => Err(ChannelRule::NotCarried(reason)),
+            _ if !row.gate.is_open(session.context()) => Err(ChannelRule::WithoutFeature),
             _ => Ok(()),
         },
     }

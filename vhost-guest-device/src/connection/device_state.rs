@@ -14,7 +14,7 @@ use vm_memory::GuestMemory;
 
 use super::forward::{not_carried, Forward, Then};
 use super::{Connection, DriverQueues, Resources, Step, MIGRATION_LOAD, MIGRATION_SAVE};
-use crate::error::{Fault, Refusal};
+use crate::error::{EnvironmentFault, Fault, GuestFault, Refusal, Unfulfillable};
 use crate::fd::{ForeignFd, Next, PumpError, StateFd, Stream};
 
 // Requests.
@@ -26,7 +26,7 @@ impl Connection {
         on: &mut Resources<'_>,
     ) -> Result<Forward, Refusal> {
         let Some(pump) = &mut on.pump else {
-            return Err(not_carried(&FrontendRequest::SetDeviceStateFd(state)));
+            return Err(not_carried(&FrontendRequest::SetDeviceStateFd(state)).into());
         };
         let DeviceState { direction, fd } = state;
         let stream = pump.start(direction, StateFd::check(fd, direction)?)?;
@@ -124,7 +124,7 @@ fn load(
     let room = buffer.capacity().min(most_bytes(on));
     if room == 0 && !bytes.is_empty() {
         // Nothing in a buffer would mean the end.
-        return Err(Fault::guest("a buffer for device state has no room"));
+        return Err(GuestFault::StateBuffer.into());
     }
     let now = bytes.get(..room).unwrap_or(bytes);
     queues.deliver(MIGRATION_LOAD, buffer, now, on.registers)?;
@@ -144,8 +144,8 @@ fn most_bytes(on: &Resources<'_>) -> usize {
 impl From<PumpError> for Refusal {
     fn from(error: PumpError) -> Self {
         match error {
-            PumpError::Environment(error) => Self::Fatal(Fault::Environment(error)),
-            error => Self::request(error),
+            PumpError::Environment(_) => EnvironmentFault::Transfer(error).into(),
+            PumpError::Stuck => Unfulfillable::Transfer(error).into(),
         }
     }
 }

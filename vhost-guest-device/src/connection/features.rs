@@ -9,7 +9,7 @@ use vhost_guest_msg::{FrontendRequest, ProtocolFeatures, Reply, VirtioFeatures};
 use super::forward::{Forward, Then};
 use super::session::Session;
 use super::{Connection, Resources};
-use crate::error::{Fault, Refusal};
+use crate::error::{Fault, FrontendFault, GuestFault, Refusal};
 
 /// Protocol features that need the migration queues.
 const WITH_MIGRATION: ProtocolFeatures = ProtocolFeatures::DEVICE_STATE;
@@ -83,9 +83,10 @@ pub(super) fn lower_limit(reply: &mut Reply, most: u64) {
 /// `GET_QUEUE_NUM` is not edited: the driver knows `max_vhost_queues`.
 pub(super) fn check_limit(reply: &Reply, most: u64) -> Result<(), Fault> {
     match reply {
-        Reply::U64(value) if *value > most => Err(Fault::guest(format_args!(
-            "announces {value}, the device carries {most}"
-        ))),
+        Reply::U64(vrings) if *vrings > most => {
+            let vrings = *vrings;
+            Err(GuestFault::QueueNum { vrings, most }.into())
+        }
         _ => Ok(()),
     }
 }
@@ -95,14 +96,16 @@ pub(super) fn check_limit(reply: &Reply, most: u64) -> Result<(), Fault> {
 /// `SET_PROTOCOL_FEATURES` is never modified; a bit that is not carried
 /// disconnects. Whether the guest offers the others is the guest's to check: a
 /// frontend that connects again may remember them and not ask.
-fn check_protocol_features(chosen: ProtocolFeatures, session: &Session) -> Result<(), Fault> {
+fn check_protocol_features(
+    chosen: ProtocolFeatures,
+    session: &Session,
+) -> Result<(), FrontendFault> {
     let unknown = chosen.difference(session.carried());
     if unknown.is_empty() {
         return Ok(());
     }
     let bits = unknown.bits();
-    let reason = format_args!("SET_PROTOCOL_FEATURES: bits {bits:#x} are not carried");
-    Err(Fault::frontend(reason))
+    Err(FrontendFault::ProtocolFeatures { bits })
 }
 
 #[cfg(test)]
@@ -149,7 +152,10 @@ mod tests {
         check_protocol_features(ProtocolFeatures::MQ, &session).unwrap();
         for unknown in [ProtocolFeatures::SHMEM, WITH_MIGRATION] {
             let fault = check_protocol_features(unknown, &session).unwrap_err();
-            assert!(matches!(fault, Fault::Frontend(_)));
+            let FrontendFault::ProtocolFeatures { bits } = fault else {
+                panic!("{fault}");
+            };
+            assert_eq!(bits, unknown.bits());
         }
         let session = Session::new(Limits::default(), carried_with_migration());
         check_protocol_features(WITH_MIGRATION, &session).unwrap();

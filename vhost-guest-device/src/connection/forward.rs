@@ -5,9 +5,9 @@
 //! What a handler makes of a request: the request as it goes to the guest, and
 //! what is left to do; or a refusal.
 
-use vhost_guest_msg::{FrontendRequest, LogArea, Verdict};
+use vhost_guest_msg::{Channel, FrontendRequest, LogArea, RequestName, Verdict};
 
-use crate::error::{Fault, Refusal};
+use crate::error::FrontendFault;
 use crate::fd::ForeignFd;
 use crate::memory::Ticket;
 
@@ -70,16 +70,15 @@ impl Forward {
 }
 
 /// A request of a feature that the device never shows, or of none.
-pub(super) fn not_carried(request: &FrontendRequest<ForeignFd>) -> Refusal {
-    let (name, reason) = match request.row() {
-        None => {
-            let code = request.code();
-            return Fault::frontend(format_args!("unknown request {code}")).into();
-        }
-        Some(row) => match row.verdict {
-            Verdict::Refuse(reason) => (row.name, reason),
-            Verdict::Forward | Verdict::Handle => (row.name, "there is no queue for it"),
+pub(super) fn not_carried(request: &FrontendRequest<ForeignFd>) -> FrontendFault {
+    let code = request.code();
+    let name = RequestName(Channel::Main, code);
+    match request.row().map(|row| row.verdict) {
+        None => FrontendFault::Unknown(code),
+        Some(Verdict::Refuse(reason)) => FrontendFault::NotCarried {
+            request: name,
+            reason,
         },
-    };
-    Fault::frontend(format_args!("{name} is not carried: {reason}")).into()
+        Some(Verdict::Forward | Verdict::Handle) => FrontendFault::NoQueue(name),
+    }
 }

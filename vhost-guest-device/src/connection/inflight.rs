@@ -17,7 +17,6 @@ use super::Resources;
 use crate::error::{Fault, Refusal};
 use crate::fd::ForeignFd;
 use crate::memory::Area;
-use memory::InflightError;
 
 // Requests.
 
@@ -32,8 +31,8 @@ pub(super) fn set_inflight_fd(
     let (record, fd) = record.into_parts();
     let (offset, size) = (record.mmap_offset(), record.mmap_size());
     let (offset, ticket) = on.memory.place_area(Area::Inflight, fd, offset, size)?;
-    let placed = record.with_offset(offset).map_err(Refusal::request)?;
-    let placed = SetInflight::new(placed, ()).map_err(Refusal::request)?;
+    let placed = record.with_offset(offset)?;
+    let placed = SetInflight::new(placed, ())?;
     on.inflight.set(on.memory.file_of(Area::Inflight));
     let then = Then::Settle(ticket, OnRefusal::Undo);
     Ok(Forward::then(FrontendRequest::SetInflightFd(placed), then))
@@ -52,17 +51,6 @@ pub(super) fn make(reply: &mut Reply, on: &mut Resources<'_>) -> Result<Option<O
         return Ok(None);
     }
     let memory = on.inflight.make(size, on.reaper)?;
-    *record = record.with_offset(0).map_err(Fault::guest)?;
+    *record = record.at_the_beginning();
     Ok(Some(memory))
-}
-
-// Refusals.
-
-impl From<InflightError> for Fault {
-    fn from(error: InflightError) -> Self {
-        match error {
-            InflightError::Environment(error) => Self::Environment(error),
-            error => Self::guest(error),
-        }
-    }
 }

@@ -9,7 +9,7 @@ use vhost_guest_msg::{FrontendRequest, LogArea, LogBase, LogReply, OnlyFd, Reply
 use super::forward::{Forward, Then};
 use super::memory::settle;
 use super::Resources;
-use crate::error::{Fault, Refusal};
+use crate::error::{Fault, Refusal, Unfulfillable};
 use crate::fd::{EventFd, ForeignFd};
 use crate::guest::doorbells::Doorbell;
 use crate::memory::{Area, Outcome, Ticket};
@@ -21,13 +21,13 @@ pub(super) fn set_log_base(
     on: &mut Resources<'_>,
 ) -> Result<Forward, Refusal> {
     let LogBase::Shared { area, fd } = log else {
-        return Err(not_shared());
+        return Err(Unfulfillable::LogNotShared.into());
     };
     let (offset, ticket) = on
         .memory
         .place_area(Area::Log, fd, area.offset(), area.size())?;
     let placed = LogBase::Shared { area, fd: () }.with_offset(offset);
-    let request = FrontendRequest::SetLogBase(placed.map_err(Refusal::request)?);
+    let request = FrontendRequest::SetLogBase(placed?);
     Ok(Forward::then(request, Then::ShowLog(ticket, area)))
 }
 
@@ -58,11 +58,4 @@ pub(super) fn show_log(
     // backend with an offset that is the guest's.
     *reply = Reply::Log(LogReply::to(area));
     settle(ticket, Outcome::Done, on)
-}
-
-// Refusals.
-
-/// An address in the frontend's process is of no use to a guest.
-fn not_shared() -> Refusal {
-    Refusal::request("a log that is not shared (LOG_SHMFD)")
 }

@@ -11,7 +11,7 @@ use vhost_guest_msg::{
 
 use super::forward::{Forward, OnRefusal, Then};
 use super::{Connection, Duty, Resources};
-use crate::error::{Fault, Refusal};
+use crate::error::{Fault, GuestFault, Refusal, Unfulfillable};
 use crate::fd::ForeignFd;
 use crate::memory::{Area, MemoryError, Outcome, Ticket};
 
@@ -50,9 +50,7 @@ impl Connection {
 }
 
 pub(super) fn iotlb_msg(entry: Iotlb, on: &Resources<'_>) -> Result<Forward, Refusal> {
-    let moved = entry
-        .translate(|address, length| on.memory.translate(address, length))
-        .map_err(Refusal::request)?;
+    let moved = entry.translate(|address, length| on.memory.translate(address, length))?;
     Ok(Forward::plain(FrontendRequest::IotlbMsg(moved)))
 }
 
@@ -110,7 +108,7 @@ pub(super) fn settle_as_answered(
     if refused && on_refusal == OnRefusal::Disconnect {
         // The ticket is dropped with the connection; the memory stays
         // mapped until the driver has reset the device.
-        return Err(Fault::guest("refused a memory table"));
+        return Err(GuestFault::RefusedTable.into());
     }
     let outcome = if refused {
         Outcome::Refused
@@ -139,7 +137,7 @@ impl From<MemoryError> for Refusal {
         if error.is_fatal() || error.is_environment() {
             Self::Fatal(error.into())
         } else {
-            Self::request(error)
+            Unfulfillable::Memory(error).into()
         }
     }
 }

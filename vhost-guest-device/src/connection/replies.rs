@@ -14,7 +14,7 @@ use vhost_guest_msg::{decode_whole, Accepted, Endian, HeaderFlags, Reply};
 use vm_memory::GuestMemory;
 
 use super::{Connection, DriverQueues, Duty, Resources, Step, REPLIES};
-use crate::error::Fault;
+use crate::error::{Fault, GuestFault};
 
 impl Connection {
     /// Moves one reply to the frontend: the device's own whose turn has come,
@@ -44,14 +44,14 @@ impl Connection {
     fn take_reply(&mut self, message: &[u8], on: &mut Resources<'_>) -> Result<(), Fault> {
         let limits = self.session.limits();
         let frame = decode_whole(message, Endian::NATIVE, limits);
-        let frame = frame.map_err(Fault::guest)?;
+        let frame = frame.map_err(GuestFault::Frame)?;
         let header = frame.header;
         let accepted = self
             .replies
             .accept(&header, frame.body, Endian::NATIVE, limits);
         let Accepted {
             mut reply, ticket, ..
-        } = accepted.map_err(Fault::guest)?;
+        } = accepted.map_err(GuestFault::Reply)?;
         self.session.observe_reply(&reply);
         let Duty { pass, then } = ticket;
         let fd = self.fulfil(then, &mut reply, on)?;
@@ -75,7 +75,7 @@ impl Connection {
         let mut message = [0; 4096];
         let length = reply.encode(code, need_reply, Endian::NATIVE, &mut message);
         // A reply is no longer than the message that it was decoded from.
-        let length = length.map_err(Fault::guest)?;
+        let length = length.map_err(GuestFault::LongReply)?;
         self.socket
             .send(message.get(..length).unwrap_or_default(), fd)
     }

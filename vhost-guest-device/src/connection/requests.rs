@@ -8,13 +8,14 @@
 //! resources → commit → forward. Each message is handled once.
 
 use vhost_guest_msg::{
-    row, Channel, DecodeError, Endian, FrontendRequest, Message, Reason, Reply, ReplyExpectation,
+    Channel, DecodeError, Endian, FrontendRequest, Invalid, Message, Reason, Reply,
+    ReplyExpectation, RequestName,
 };
 use vm_memory::GuestMemory;
 
 use super::forward::{Forward, Then};
 use super::{Connection, DriverQueues, Duty, Resources, Step, REQUESTS};
-use crate::error::{Fault, Refusal};
+use crate::error::{Fault, FrontendFault, Refusal, Unfulfillable};
 use crate::fd::ForeignFd;
 
 /// A request as it came.
@@ -25,21 +26,21 @@ type Request = Message<FrontendRequest<ForeignFd>>;
 struct Impossible {
     code: u32,
     need_reply: bool,
-    reason: Reason,
+    field: Invalid,
 }
 
 impl Impossible {
     /// What has another form is the frontend's fault.
-    fn new(error: &DecodeError<ForeignFd>) -> Result<Self, Fault> {
+    fn new(error: &DecodeError<ForeignFd>) -> Result<Self, FrontendFault> {
         let wrong = error.error();
-        if !wrong.is_well_formed() {
-            return Err(Fault::frontend(wrong));
+        match wrong.reason {
+            Reason::Field(field) => Ok(Self {
+                code: wrong.code,
+                need_reply: error.need_reply(),
+                field,
+            }),
+            _ => Err(FrontendFault::Malformed(wrong)),
         }
-        Ok(Self {
-            code: wrong.code,
-            need_reply: error.need_reply(),
-            reason: wrong.reason,
-        })
     }
 }
 
@@ -101,8 +102,7 @@ impl Connection {
             Some(Ok(message)) => message,
             Some(Err(error)) => {
                 on.statistics.requests += 1;
-                let (code, reason) = (error.code, error.reason);
-                return self.refuse(code, error.need_reply, &reason.to_string(), on);
+                return self.refuse(error.code, error.need_reply, error.field.into(), on);
             }
         };
         if self.has_to_wait(&message.request, on) {
@@ -118,7 +118,7 @@ impl Connection {
         match self.carry_out(request, on) {
             Ok(forward) => self.forward(forward, need_reply, on).map(Next::Message),
             Err(Refusal::Fatal(fault)) => Err(fault),
-            Err(Refusal::Request(reason)) => self.refuse(code, need_reply, &reason, on),
+            Err(Refusal::Request(rule)) => self.refuse(code, need_reply, rule, on),
         }
     }
 
@@ -133,7 +133,7 @@ impl Connection {
             let (limits, context) = (session.limits(), session.context());
             match FrontendRequest::decode(frame, Endian::NATIVE, limits, context) {
                 Ok(message) => Ok(Ok(message)),
-                Err(error) => Impossible::new(&error).map(Err),
+                Err(error) => Ok(Impossible::new(&error).map(Err)?),
             }
         })
     }
@@ -144,18 +144,18 @@ impl Connection {
         &mut self,
         code: u32,
         need_reply: bool,
-        reason: &str,
+        rule: Unfulfillable,
         on: &mut Resources<'_>,
     ) -> Result<Next, Fault> {
-        let name = row(Channel::Main, code).map_or("a request", |row| row.name);
+        let request = RequestName(Channel::Main, code);
         let refusal = Reply::refusal(code, need_reply, self.session.context());
         let Some(refusal) = refusal else {
-            return Err(Fault::frontend(format_args!("{name}: {reason}")));
+            return Err(FrontendFault::Refused { request, rule }.into());
         };
         on.journal
-            .warn(format_args!("frontend: {name} refused: {reason}"));
+            .warn(format_args!("frontend: {request} refused: {rule}"));
         let noted = self.replies.expect_local(code, refusal);
-        noted.map_err(Fault::frontend)?;
+        noted.map_err(|_| FrontendFault::TooManyReplies(request))?;
         Ok(Next::Refused)
     }
 
@@ -198,8 +198,9 @@ impl Connection {
         expectation: ReplyExpectation,
         duty: Duty,
     ) -> Result<(), Fault> {
-        self.replies
-            .expect(request.code(), expectation, duty)
-            .map_err(Fault::frontend)
+        let code = request.code();
+        let noted = self.replies.expect(code, expectation, duty);
+        let request = RequestName(Channel::Main, code);
+        noted.map_err(|_| FrontendFault::TooManyReplies(request).into())
     }
 }

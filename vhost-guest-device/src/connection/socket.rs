@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -24,7 +24,7 @@ use rustix::net::{
 };
 use vhost_guest_msg::{Endian, Fds, Frame, Framer, Limits, Progress};
 
-use crate::error::Fault;
+use crate::error::{EnvironmentFault, Fault, FrontendFault};
 use crate::fd::{ForeignFd, Reaper};
 
 /// Descriptors that can come with one message (`SCM_MAX_FD` of the kernel). There
@@ -115,7 +115,7 @@ impl Socket {
             match self.framer.advance(bytes, fds) {
                 Ok(Progress::Frame(frame)) => return decode(frame).map(Some),
                 Ok(Progress::More) => {}
-                Err(error) => return Err(Fault::frontend(error)),
+                Err(error) => return Err(FrontendFault::Frame(error.reason()).into()),
             }
         }
     }
@@ -157,7 +157,7 @@ impl Socket {
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(Fault::HungUp),
-                Err(error) => return Err(Fault::frontend(format_args!("sendmsg: {error}"))),
+                Err(error) => return Err(FrontendFault::Send(error).into()),
             }
         }
         Ok(())
@@ -192,7 +192,7 @@ fn read(
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
         // There was room for all; so this process may not open so many.
-        return Err(Fault::Environment(io::Error::from(Errno::MFILE)));
+        return Err(EnvironmentFault::Descriptors.into());
     }
     Ok(Some((received.bytes, fds.into_iter().collect())))
 }
@@ -201,9 +201,9 @@ fn read(
 fn read_bytes(socket: &ForeignFd, space: &mut [u8]) -> Result<Option<usize>, Fault> {
     let received = receive(socket, space, &mut RecvAncillaryBuffer::default())?;
     match received {
-        Some(received) if received.flags.contains(ReturnFlags::CTRUNC) => Err(Fault::frontend(
-            "descriptors or other control data come along",
-        )),
+        Some(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
+            Err(FrontendFault::ControlData.into())
+        }
         received => Ok(received.map(|received| received.bytes)),
     }
 }
@@ -222,7 +222,7 @@ fn receive(
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::CONNRESET) => return Err(Fault::HungUp),
-            Err(error) => return Err(Fault::frontend(format_args!("recvmsg: {error}"))),
+            Err(error) => return Err(FrontendFault::Receive(error).into()),
         }
     }
 }

@@ -11,12 +11,12 @@
 
 use std::os::fd::OwnedFd;
 
-use vhost_guest_msg::{FrontendRequest, Reply, Verdict};
+use vhost_guest_msg::{Channel, FrontendRequest, Reply, RequestName, Verdict};
 
 use super::forward::{not_carried, Forward, Then};
 use super::session::Session;
 use super::{device_state, features, inflight, log, memory, vring, Connection, Resources};
-use crate::error::{Fault, Refusal};
+use crate::error::{Fault, FrontendFault, Refusal};
 use crate::fd::ForeignFd;
 
 /// What became of a request, which is what its row says.
@@ -41,7 +41,7 @@ impl Connection {
         match self.sort(request, on) {
             Course::Handled(outcome) => outcome,
             Course::Passed(request) => Ok(Forward::plain(request.detach().0)),
-            Course::Refused(request) => Err(not_carried(&request)),
+            Course::Refused(request) => Err(not_carried(&request).into()),
         }
     }
 
@@ -159,7 +159,10 @@ impl Connection {
 /// What the request needs was negotiated (vhost-user, the section of each
 /// message). That is asked of what this connection acknowledged, never of what
 /// it was shown: a frontend may remember an offer.
-fn check_gate(request: &FrontendRequest<ForeignFd>, session: &Session) -> Result<(), Fault> {
+fn check_gate(
+    request: &FrontendRequest<ForeignFd>,
+    session: &Session,
+) -> Result<(), FrontendFault> {
     let Some(row) = request.row() else {
         return Ok(());
     };
@@ -167,8 +170,8 @@ fn check_gate(request: &FrontendRequest<ForeignFd>, session: &Session) -> Result
     if refused || row.gate.is_open(session.context()) {
         return Ok(());
     }
-    let name = row.name;
-    Err(Fault::frontend(format_args!("{name} without its feature")))
+    let name = RequestName(Channel::Main, row.code);
+    Err(FrontendFault::WithoutFeature(name))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use vhost_guest_msg::{
 
 use super::forward::{Forward, Then};
 use super::{Connection, Resources};
-use crate::error::{Fault, Refusal};
+use crate::error::{EnvironmentFault, Fault, Refusal, Unfulfillable};
 use crate::fd::{EventFd, FdError, ForeignFd};
 use crate::guest::doorbells::Doorbell;
 use crate::memory::RingAddress;
@@ -76,11 +76,9 @@ impl Connection {
             return Ok(Forward::plain(FrontendRequest::SetVringAddr(ring)));
         }
         let layout = self.layout(ring.index);
-        let moved = ring
-            .translate(layout, |address, length| {
-                on.memory.translate(address, length)
-            })
-            .map_err(Refusal::request)?;
+        let moved = ring.translate(layout, |address, length| {
+            on.memory.translate(address, length)
+        })?;
         self.vrings.remember(&ring, &moved);
         Ok(Forward::plain(FrontendRequest::SetVringAddr(moved)))
     }
@@ -162,9 +160,9 @@ impl Connection {
 
 impl From<FdError> for Refusal {
     fn from(error: FdError) -> Self {
-        match error {
-            FdError::Environment(error) => Self::Fatal(Fault::Environment(error)),
-            error => Self::request(error),
+        match error.is_environment() {
+            true => EnvironmentFault::Descriptor(error).into(),
+            false => Unfulfillable::Descriptor(error).into(),
         }
     }
 }
@@ -172,7 +170,7 @@ impl From<FdError> for Refusal {
 impl From<ServiceError> for Refusal {
     fn from(error: ServiceError) -> Self {
         if error.is_peers_fault() {
-            return Self::request(error);
+            return Unfulfillable::Eventfd(error).into();
         }
         Self::Fatal(error.into())
     }

@@ -13,7 +13,7 @@ use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
 use super::{Condition, Device, MAX_QUEUE_SIZE};
-use crate::error::Fault;
+use crate::error::{Fault, FrontendFault, GuestFault};
 use crate::event_loop::poller::Token;
 use crate::guest::interrupts::ArmFailure;
 use crate::guest::pci::bars::WINDOW_BAR;
@@ -22,6 +22,7 @@ use crate::guest::queue::MessageQueue;
 use crate::guest::registers::Effect;
 use crate::guest::virtio::feature;
 use crate::memory::Missing;
+use crate::vmm::services::ServiceError;
 
 impl<M: GuestAddressSpace> Device<M> {
     /// Carries out what follows from a register access. Returns the BARs that
@@ -52,7 +53,7 @@ impl<M: GuestAddressSpace> Device<M> {
                     continue;
                 }
                 Effect::BarMoves(mut moved) => moves.append(&mut moved),
-                Effect::GuestFault(fault) => self.fail(Fault::guest(fault)),
+                Effect::GuestFault(fault) => self.fail(GuestFault::Register(fault).into()),
                 Effect::InterruptsFailed(failures) => {
                     failures
                         .into_iter()
@@ -75,9 +76,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let ArmFailure { event, error } = failure;
         match bad_kick {
             Some(vring) if self.connection.is_some() => {
-                self.fail(Fault::frontend(format_args!(
-                    "the kick of vring {vring} is no eventfd, or one in use already: {error}"
-                )));
+                self.fail(FrontendFault::Kick { vring, error }.into());
                 self.wake();
             }
             // It was lost to another of its kicks.
@@ -123,12 +122,11 @@ impl<M: GuestAddressSpace> Device<M> {
     /// The environment's. The device is consistent, and slower (doorbells) or
     /// without its window.
     pub(crate) fn bar_moved(&mut self, bar: u8, address: Option<u64>) -> io::Result<()> {
-        let moved = self.registers.bar_moved(bar, address).map_err(Fault::from);
-        match moved {
+        match self.registers.bar_moved(bar, address) {
             Ok(()) => {}
-            Err(Fault::Environment(error)) => return Err(error),
-            Err(fault) => {
-                self.fail(fault);
+            Err(ServiceError::Refused(error)) => return Err(error),
+            Err(error) => {
+                self.fail(error.into());
                 return Err(io::Error::other("a doorbell could not be disconnected"));
             }
         }
@@ -185,7 +183,7 @@ impl<M: GuestAddressSpace> Device<M> {
     pub(crate) fn withdraw(&mut self, missing: Missing) -> bool {
         let fault = match self.memory.withdraw(missing) {
             Ok(false) => return false,
-            Ok(true) => Fault::frontend("memory that it shared cannot be accessed"),
+            Ok(true) => FrontendFault::Inaccessible.into(),
             Err(error) => error.into(),
         };
         self.fail(fault);
@@ -201,7 +199,7 @@ impl<M: GuestAddressSpace> Device<M> {
             _ => self.journal.warn(format_args!("{line}")),
         }
         match fault {
-            Fault::Dead(error) => self.die(error),
+            Fault::Dead(error) => self.die(io::Error::other(error)),
             _ => self.lose_frontend(),
         }
     }

@@ -11,7 +11,7 @@ use vm_memory::GuestAddressSpace;
 
 use super::Device;
 use crate::connection::Connection;
-use crate::error::Fault;
+use crate::error::GuestFault;
 use crate::event_loop::poller::{Interest, Ready, Token};
 
 /// What the memory limit waits for: there is only one thing.
@@ -48,7 +48,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let over = rang(Token::ReplyLimit) && self.reply_limit.is_over(progress);
         let connection = self.connection.as_ref();
         if over && connection.is_some_and(Connection::is_kept_waiting) {
-            self.fail(Fault::guest("keeps the frontend waiting for too long"));
+            self.fail(GuestFault::Late.into());
         }
         let connection = self.connection.as_ref();
         let may_wait = connection.is_some_and(Connection::may_wait_for_guest);

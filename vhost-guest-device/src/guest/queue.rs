@@ -15,7 +15,7 @@ use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
 
-use crate::error::Fault;
+use crate::error::{Fault, GuestFault, QueueFault};
 use crate::guest::virtio::common_config::QueueSetup;
 
 /// Descriptors that one buffer may consist of. Announced to the driver as
@@ -67,24 +67,24 @@ impl MessageQueue {
         event_idx: bool,
         memory: &M,
     ) -> Result<Self, Fault> {
-        let bad = |what: &str| Fault::guest(format_args!("queue {index}: {what}"));
-        let mut queue = Queue::new(max_size).map_err(|_| bad("bad maximum size"))?;
+        let bad = |rule| Fault::from(GuestFault::Queue { queue: index, rule });
+        let mut queue = Queue::new(max_size).map_err(|_| bad(QueueFault::Size))?;
         queue
             .try_set_size(rings.size)
-            .map_err(|_| bad("bad size"))?;
+            .map_err(|_| bad(QueueFault::Size))?;
         let place = [
             queue.try_set_desc_table_address(GuestAddress(rings.descriptors)),
             queue.try_set_avail_ring_address(GuestAddress(rings.avail)),
             queue.try_set_used_ring_address(GuestAddress(rings.used)),
         ];
         if place.iter().any(Result::is_err) {
-            return Err(bad("a ring is not aligned"));
+            return Err(bad(QueueFault::Misaligned));
         }
         queue.set_event_idx(event_idx);
         queue.set_ready(true);
         // virtio-queue takes an available ring at address 0 for "no queue".
         if rings.avail == 0 || !queue.is_valid(memory) {
-            return Err(bad("a ring is not in memory"));
+            return Err(bad(QueueFault::RingOutside));
         }
         Ok(Self { index, queue })
     }
@@ -109,16 +109,16 @@ impl MessageQueue {
         most: usize,
     ) -> Result<Option<Reserved>, Fault> {
         let index = self.index;
-        let mut avail = self.queue.iter(memory).map_err(|error| {
-            Fault::guest(format_args!("queue {index}: available ring: {error}"))
-        })?;
+        let fault = |rule| Fault::from(GuestFault::Queue { queue: index, rule });
+        let avail = self.queue.iter(memory);
+        let mut avail = avail.map_err(|error| fault(QueueFault::Avail(error)))?;
         let Some(chain) = avail.next() else {
             return self.check_next(memory).map(|()| None);
         };
         let head = chain.head_index();
         check_chain(chain, memory, writable, most)
             .map(|pieces| Some(Reserved { head, pieces }))
-            .map_err(|what| Fault::guest(format_args!("queue {index}: {what}")))
+            .map_err(fault)
     }
 
     /// virtio-queue takes an available ring that it cannot read for an empty
@@ -131,7 +131,7 @@ impl MessageQueue {
             .is_some_and(|address| memory.check_range(GuestAddress(address), 2, Permissions::Read));
         match found {
             true => Ok(()),
-            false => Err(self.fault("the available ring is not in memory")),
+            false => Err(self.fault(QueueFault::AvailOutside)),
         }
     }
 
@@ -152,7 +152,7 @@ impl MessageQueue {
         let more = self
             .queue
             .enable_notification(memory)
-            .map_err(|e| self.fault(e))?;
+            .map_err(|e| self.fault(QueueFault::Ring(e)))?;
         if more {
             self.pop(memory, true, LARGEST_MESSAGE)
         } else {
@@ -177,12 +177,11 @@ impl MessageQueue {
             let (now, later) = rest.split_at((*length).min(rest.len()));
             memory
                 .write_slice(now, *address)
-                .map_err(|e| self.fault(e))?;
+                .map_err(|e| self.fault(QueueFault::Buffer(e)))?;
             rest = later;
         }
         if !rest.is_empty() {
-            let size = message.len();
-            return Err(self.fault(format_args!("a buffer is too small for {size} bytes")));
+            return Err(self.fault(QueueFault::BufferTooSmall(message.len())));
         }
         // A message is at most a few KiB, see `Limits`.
         let written = u32::try_from(message.len()).unwrap_or(u32::MAX);
@@ -207,7 +206,7 @@ impl MessageQueue {
             let more = self
                 .queue
                 .enable_notification(memory)
-                .map_err(|e| self.fault(e))?;
+                .map_err(|e| self.fault(QueueFault::Ring(e)))?;
             if more {
                 popped = self.pop(memory, false, limit)?;
             }
@@ -221,7 +220,7 @@ impl MessageQueue {
             if let Some(piece) = message.get_mut(start..) {
                 memory
                     .read_slice(piece, *address)
-                    .map_err(|e| self.fault(e))?;
+                    .map_err(|e| self.fault(QueueFault::Buffer(e)))?;
             }
         }
         self.give_back(memory, buffer.head, 0).map(Some)
@@ -235,14 +234,15 @@ impl MessageQueue {
     ) -> Result<bool, Fault> {
         self.queue
             .add_used(memory, head, written)
-            .map_err(|e| self.fault(e))?;
+            .map_err(|e| self.fault(QueueFault::Ring(e)))?;
         self.queue
             .needs_notification(memory)
-            .map_err(|e| self.fault(e))
+            .map_err(|e| self.fault(QueueFault::Ring(e)))
     }
 
-    fn fault(&self, what: impl std::fmt::Display) -> Fault {
-        Fault::guest(format_args!("queue {}: {what}", self.index))
+    fn fault(&self, rule: QueueFault) -> Fault {
+        let queue = self.index;
+        GuestFault::Queue { queue, rule }.into()
     }
 }
 
@@ -326,7 +326,7 @@ fn check_chain<'m, M: GuestMemory>(
     memory: &'m M,
     writable: bool,
     most: usize,
-) -> Result<Vec<(GuestAddress, usize)>, &'static str> {
+) -> Result<Vec<(GuestAddress, usize)>, QueueFault> {
     let access = if writable {
         Permissions::Write
     } else {
@@ -339,19 +339,19 @@ fn check_chain<'m, M: GuestMemory>(
     for descriptor in chain {
         count += 1;
         if count > MAX_CHAIN {
-            return Err("a chain is longer than announced");
+            return Err(QueueFault::ChainTooLong);
         }
         if descriptor.is_write_only() != writable {
-            return Err("a descriptor has the wrong direction");
+            return Err(QueueFault::Direction);
         }
         let length = descriptor.len() as usize;
         if length > room && !writable {
-            return Err("a message is larger than announced");
+            return Err(QueueFault::MessageTooLarge);
         }
         let length = length.min(room);
         room -= length;
         if length > 0 && !memory.check_range(descriptor.addr(), length, access) {
-            return Err("a buffer is not in memory");
+            return Err(QueueFault::BufferOutside);
         }
         if length > 0 {
             pieces.push((descriptor.addr(), length));
@@ -359,8 +359,8 @@ fn check_chain<'m, M: GuestMemory>(
         last = Some(descriptor);
     }
     match last {
-        None => Err("a chain has no valid descriptor"),
-        Some(last) if last.has_next() => Err("a chain has no end"),
+        None => Err(QueueFault::NoDescriptor),
+        Some(last) if last.has_next() => Err(QueueFault::NoEnd),
         Some(_) => Ok(pieces),
     }
 }

@@ -6,9 +6,6 @@
 
 pub(crate) mod common_config;
 pub(crate) mod device_config;
-mod guest_fault;
-
-pub(crate) use guest_fault::GuestFault;
 
 /// Bits of the device status (virtio 1.2 §2.1).
 pub(crate) mod status {

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 
+use crate::error::{EnvironmentFault, Fault, GuestFault};
 use crate::fd::{FileIdentity, Reaper};
 
 /// The record that was made last, and the one that was set last. Frontends may
@@ -39,22 +40,6 @@ struct Made {
     size: u64,
 }
 
-/// Why there is no memory.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum InflightError {
-    /// The guest wants more than the VMM allows.
-    #[error("wants {size} bytes for in-flight requests; the limit is {limit}")]
-    TooLarge {
-        /// Bytes wanted.
-        size: u64,
-        /// Bytes allowed.
-        limit: u64,
-    },
-    /// The environment's fault.
-    #[error("no memory for in-flight requests: {0}")]
-    Environment(#[from] io::Error),
-}
-
 impl InflightMemory {
     /// No record yet; each may have up to `limit` bytes.
     pub(crate) fn new(limit: u64) -> Self {
@@ -68,17 +53,16 @@ impl InflightMemory {
 
     /// Makes the memory for a record of `size` bytes, all zero. Its size is
     /// sealed. The one made before is emptied, if it was not set.
-    pub(crate) fn make(&mut self, size: u64, reaper: &Reaper) -> Result<OwnedFd, InflightError> {
+    ///
+    /// # Errors
+    ///
+    /// The guest wants more than the VMM allows, or there is no such memory.
+    pub(crate) fn make(&mut self, size: u64, reaper: &Reaper) -> Result<OwnedFd, Fault> {
         let limit = self.limit;
         if size > limit {
-            return Err(InflightError::TooLarge { size, limit });
+            return Err(GuestFault::InflightSize { size, limit }.into());
         }
-        let memory = make(size).map_err(io::Error::from)?;
-        let made = Made {
-            identity: FileIdentity::of(memory.as_fd())?,
-            file: memory.try_clone()?,
-            size,
-        };
+        let (memory, made) = make(size).map_err(EnvironmentFault::Inflight)?;
         if self.pending {
             // The frontend went away before the guest's answer came. It counts
             // on what it set.
@@ -122,7 +106,8 @@ fn empty(made: Option<Made>, reaper: &Reaper) {
     }
 }
 
-fn make(size: u64) -> rustix::io::Result<OwnedFd> {
+/// A file of `size` bytes for the frontend, and what is kept of it.
+fn make(size: u64) -> io::Result<(OwnedFd, Made)> {
     let memory = memfd_create(
         "vhost-guest-inflight",
         MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
@@ -132,5 +117,10 @@ fn make(size: u64) -> rustix::io::Result<OwnedFd> {
         &memory,
         SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
     )?;
-    Ok(memory)
+    let made = Made {
+        identity: FileIdentity::of(memory.as_fd())?,
+        file: memory.try_clone()?,
+        size,
+    };
+    Ok((memory, made))
 }

@@ -4,9 +4,9 @@
 
 //! What follows from an access, for the device's core to carry out.
 
+use crate::error::RegisterFault;
 use crate::guest::interrupts::ArmFailure;
 use crate::guest::pci::BarMove;
-use crate::guest::virtio::GuestFault;
 
 /// One consequence of a register access.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(crate) enum Effect {
     /// A doorbell was rung through userspace.
     DoorbellRung,
     /// The guest broke a rule.
-    GuestFault(GuestFault),
+    GuestFault(RegisterFault),
     /// Interrupts that should be armed are not. They are tried again at the
     /// next change of a mask.
     InterruptsFailed(Vec<ArmFailure>),

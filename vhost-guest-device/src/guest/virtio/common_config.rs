@@ -29,7 +29,8 @@
 //! Reads may have any width. With an invalid `queue_select` the vector reads
 //! 0xFFFF, the other queue registers read 0, and writes to them are ignored.
 
-use super::{copy_from, feature, number, status, GuestFault, NO_VECTOR};
+use super::{copy_from, feature, number, status, NO_VECTOR};
+use crate::error::RegisterFault;
 use crate::guest::snapshot::{ensure, flag, CommonRecord, Damaged, QueueRecord};
 
 /// Bytes of the block.
@@ -96,7 +97,7 @@ pub(crate) enum Written {
     /// A vector for a queue.
     QueueVector(u16, u16),
     /// The driver broke a rule.
-    Fault(GuestFault),
+    Fault(RegisterFault),
 }
 
 /// The vectors as the driver reads them: what it asked for, or `NO_VECTOR`.
@@ -302,7 +303,7 @@ impl CommonConfig {
         let old = self.driver_features & feature::VERSION_1 == 0;
         if refused && old && !self.has_status(status::NEEDS_RESET) {
             // vhost-guest specification, device configuration layout.
-            return Some(Written::Fault(GuestFault::Version1));
+            return Some(Written::Fault(RegisterFault::Version1));
         }
         let runs = set & status::DRIVER_OK != 0 && !self.has_status(status::NEEDS_RESET);
         runs.then_some(Written::DriverOk)
@@ -333,7 +334,7 @@ impl CommonConfig {
             return None;
         }
         if !queue.setup.is_valid() {
-            return Some(Written::Fault(GuestFault::QueueAddress(index)));
+            return Some(Written::Fault(RegisterFault::QueueAddress(index)));
         }
         queue.enabled = true;
         Some(Written::QueueEnabled(index))

@@ -108,7 +108,7 @@ fn accepts_features_only_with_version_1_and_only_offered_ones() {
         let mut driver = Driver::new(OFFERED);
         driver.accept(features);
         let (effect, status) = driver.status(1 | 2 | 8);
-        let fault = Written::Fault(GuestFault::Version1);
+        let fault = Written::Fault(RegisterFault::Version1);
         let old = features & feature::VERSION_1 == 0;
         let expected = old.then(|| format!("{fault:?}"));
         assert_eq!(effect.map(|effect| format!("{effect:?}")), expected);
@@ -261,7 +261,7 @@ fn refuses_rings_that_cannot_be() {
     for (register, address) in bad {
         let mut driver = running();
         driver.write(register, 8, address);
-        let fault = GuestFault::QueueAddress(0);
+        let fault = RegisterFault::QueueAddress(0);
         assert!(matches!(driver.write(0x1C, 2, 1), Some(Written::Fault(f)) if f == fault));
         assert_eq!(driver.read(0x1C, 2), 0);
     }
