@@ -65,7 +65,7 @@ pub use error::BuildError;
 pub use fd::{bind_socket, MemoryPolicy};
 pub use function::{Builder, VhostGuest};
 pub use guest::pci::{BarKind, BarMove, BarSpec};
-pub use guest::snapshot::SnapshotError;
+pub use guest::snapshot::{Damage, SnapshotError};
 pub use vmm::services::Services;
 pub use vmm::statistics::Statistics;
 pub use vmm::threads;

@@ -353,6 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_the_kernel_driver_refuses_is_named() {
+        let refused = |errno: Errno| Err::<(), _>(errno.into());
+        let errno = Errno::PERM.raw_os_error();
+        let call = "read";
+        let error = unless_blocked(refused(Errno::PERM), call);
+        assert_eq!(error, Err(Error::Kernel { call, errno }));
+        for errno in [Errno::AGAIN, Errno::IO] {
+            assert_eq!(unless_blocked(refused(errno), call), Ok(None));
+        }
+    }
+
+    #[test]
     fn says_that_there_is_no_device() {
         // Machines have one or have none; either must be said well.
         match Node::find() {

@@ -60,7 +60,6 @@ const PARTS: &[Part] = &[
             ("BuildError", "what a VMM chose"),
             ("Fault", "says whose fault the others are"),
             ("Refusal", "says what the others cost"),
-            ("SnapshotError", "what a VMM brings"),
         ],
         places: &["fd"],
         literals: &[("FdError::Kind(", None)],
@@ -84,8 +83,6 @@ const PARTS: &[Part] = &[
     Part {
         name: "vhost-guest-driver",
         exempt: &[
-            ("Error", "the device's fault, which no frontend can cause"),
-            ("WindowError", "its caller's mistake"),
             ("Disconnect", "says which of the others it was"),
             ("EmulatedError", "of a bus that is in the same process"),
             ("ModuleError", "of the kernel, which is trusted"),

@@ -10,6 +10,7 @@
 //! VMM's [`AddressTranslator`] knows what they mean. Neighbours need not stay
 //! neighbours, so an access is translated piece by piece.
 
+use std::io;
 use std::iter::FusedIterator;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -86,7 +87,7 @@ fn translate(
     count: usize,
     access: Permissions,
 ) -> Result<Vec<Piece>> {
-    let invalid = Error::InvalidGuestAddress(address);
+    let refused = |rule: Untranslated| Error::IOError(io::Error::other(rule));
     let access = match access {
         Permissions::Write => Access::Write,
         // Nobody here asks for both at once.
@@ -94,21 +95,18 @@ fn translate(
     };
     let (mut iova, mut rest) = (address.0, count as u64);
     if iova.checked_add(rest).is_none() {
-        return Err(invalid);
+        return Err(refused(Untranslated::Overflow));
     }
     let mut pieces = Vec::new();
     while rest > 0 && pieces.len() < MAX_PIECES {
         let translated = translator.translate(iova, rest, access);
-        let Ok(Translation {
+        let Translation {
             guest_address,
             length,
-        }) = translated
-        else {
-            return Err(invalid);
-        };
+        } = translated.map_err(|error| refused(Untranslated::Unmapped(error)))?;
         let length = length.min(rest);
         if length == 0 {
-            return Err(invalid);
+            return Err(refused(Untranslated::Nothing));
         }
         pieces.push((GuestAddress(guest_address), length as usize));
         // Both stay within the range that was checked above.
@@ -117,8 +115,25 @@ fn translate(
     }
     match rest {
         0 => Ok(pieces),
-        _ => Err(invalid),
+        _ => Err(refused(Untranslated::Pieces)),
     }
+}
+
+/// Why a range of I/O virtual addresses is no memory.
+#[derive(Debug, thiserror::Error)]
+enum Untranslated {
+    /// It runs over the end of the address space.
+    #[error("the range has no end")]
+    Overflow,
+    /// The driver has not mapped it for the access.
+    #[error("not mapped: {0}")]
+    Unmapped(#[source] io::Error),
+    /// The VMM's translator says where it is, but of no byte.
+    #[error("translated to nothing")]
+    Nothing,
+    /// It is scattered over too many places.
+    #[error("in too many pieces")]
+    Pieces,
 }
 
 impl<T> GuestMemory for View<T>

@@ -25,7 +25,10 @@
 //! it has been checked, and what passes is a state that a guest could have
 //! brought the device to.
 
-use std::io;
+mod error;
+
+pub(crate) use error::{ensure, flag};
+pub use error::{Damage, SnapshotError};
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -37,72 +40,6 @@ const MAGIC: [u8; 8] = *b"vhostgst";
 pub(crate) const CONFIG_SPACE: usize = 256;
 /// Bytes of an entry of the MSI-X table.
 const TABLE_ENTRY: usize = 16;
-
-/// Why there is no snapshot, or why a device cannot be brought to what one
-/// says. The device is as before then, unless this says otherwise.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SnapshotError {
-    /// [`VhostGuest::pause`](crate::VhostGuest::pause) comes first.
-    #[error("the device is not paused")]
-    NotPaused,
-    /// These are other bytes.
-    #[error("this is no snapshot of a vhost-guest device")]
-    Foreign,
-    /// It was made by a version of this crate that this one does not know.
-    #[error("the snapshot has version {found}, and only {known} is known")]
-    Version {
-        /// The version that it has.
-        found: u32,
-        /// The version that can be restored.
-        known: u32,
-    },
-    /// Bytes are missing or too many.
-    #[error("the snapshot has {found} bytes where {expected} belong")]
-    Length {
-        /// Bytes that there are.
-        found: usize,
-        /// Bytes that a snapshot of this device has.
-        expected: usize,
-    },
-    /// It is one of a device that was built in another way.
-    #[error("the snapshot is of a device with {what} {saved}; here it is {own}")]
-    Different {
-        /// Which choice of the VMM's it is.
-        what: &'static str,
-        /// What was chosen for the device that was saved.
-        saved: String,
-        /// What was chosen for this one.
-        own: String,
-    },
-    /// No device was ever in this state.
-    #[error("the snapshot is damaged: {0}")]
-    Damaged(&'static str),
-    /// The operating system or the VMM's services failed. The device is as
-    /// after [`VhostGuest::reset`](crate::VhostGuest::reset), paused, and
-    /// decodes none of its BARs: the VMM takes them off its bus.
-    #[error("cannot restore the device: {0}")]
-    Environment(#[from] io::Error),
-}
-
-/// Something in a snapshot that cannot be.
-pub(crate) struct Damaged(pub(crate) &'static str);
-
-impl From<Damaged> for SnapshotError {
-    fn from(damaged: Damaged) -> Self {
-        Self::Damaged(damaged.0)
-    }
-}
-
-/// Refuses what cannot be.
-pub(crate) fn ensure(possible: bool, what: &'static str) -> Result<(), Damaged> {
-    possible.then_some(()).ok_or(Damaged(what))
-}
-
-/// A byte that is 0 or 1.
-pub(crate) fn flag(byte: u8, what: &'static str) -> Result<bool, Damaged> {
-    ensure(byte <= 1, what).map(|()| byte == 1)
-}
 
 /// | offset | bytes | field |
 /// |---|---|---|

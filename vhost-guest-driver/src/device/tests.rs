@@ -51,6 +51,19 @@ fn needs_version_1_and_features_ok() {
 }
 
 #[test]
+fn needs_a_window_and_memory_for_its_queues() {
+    let fake = Fake::new(1);
+    // A window twice as long as what the transport gives access to.
+    let length = fake.window.len() as u32;
+    let at = 0xa8 + 12;
+    fake.state().config_space[at..at + 4].copy_from_slice(&(2 * length).to_le_bytes());
+    assert_eq!(open(&fake).err(), Some(Error::NoWindow));
+    let fake = Fake::new(1);
+    fake.state().dma_used = fake.ram.len();
+    assert_eq!(open(&fake).err(), Some(Error::NoDmaMemory));
+}
+
+#[test]
 fn refuses_a_device_that_goes_past_the_iommu() {
     let fake = Fake::new(1);
     fake.state().behind_iommu = true;

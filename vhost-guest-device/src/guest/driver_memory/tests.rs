@@ -121,3 +121,28 @@ fn a_translator_that_answers_nonsense_costs_nothing_but_the_access() {
         );
     }
 }
+
+/// The rule that an access breaks.
+fn broken(translator: impl AddressTranslator, address: u64, count: usize) -> Untranslated {
+    let access = Permissions::Write;
+    match translate(&translator, GuestAddress(address), count, access).unwrap_err() {
+        Error::IOError(error) => *error.into_inner().unwrap().downcast().unwrap(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn says_why_a_range_is_no_memory() {
+    let most = u64::MAX;
+    let end = broken(Swapped { most }, u64::MAX, 2);
+    assert!(matches!(end, Untranslated::Overflow), "{end}");
+    let outside = broken(Swapped { most }, 0, 1);
+    let Untranslated::Unmapped(error) = outside else {
+        panic!("{outside}");
+    };
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    let nothing = broken(Swapped { most: 0 }, IOVA, 1);
+    assert!(matches!(nothing, Untranslated::Nothing), "{nothing}");
+    let pieces = broken(Swapped { most: 1 }, IOVA, MAX_PIECES + 1);
+    assert!(matches!(pieces, Untranslated::Pieces), "{pieces}");
+}

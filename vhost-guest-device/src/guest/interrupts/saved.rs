@@ -11,7 +11,7 @@ use std::io;
 
 use super::{Event, Interrupts, Line, LineFd, ISR_CONFIG, ISR_QUEUE};
 use crate::guest::pci::msix::Table;
-use crate::guest::snapshot::{ensure, flag, Damaged, EventRecord};
+use crate::guest::snapshot::{ensure, flag, Damage, EventRecord};
 use crate::guest::virtio::NO_VECTOR;
 
 /// Interrupts that were read from a snapshot.
@@ -45,20 +45,20 @@ impl Interrupts {
         events: &[EventRecord],
         table: &[u8],
         isr: u8,
-    ) -> Result<SavedInterrupts, Damaged> {
-        ensure(isr & !(ISR_QUEUE | ISR_CONFIG) == 0, "ISR status")?;
+    ) -> Result<SavedInterrupts, Damage> {
+        ensure(isr & !(ISR_QUEUE | ISR_CONFIG) == 0, Damage::IsrStatus)?;
         let mut parsed = Vec::with_capacity(events.len());
         for (line, record) in self.lines.iter().zip(events) {
             let vector = record.vector.get();
             let mapped = vector < self.msix.vectors();
-            ensure(mapped || vector == NO_VECTOR, "vector of an event")?;
-            let pending = flag(record.pending, "pending bit of an event")?;
+            ensure(mapped || vector == NO_VECTOR, Damage::Vector)?;
+            let pending = flag(record.pending, Damage::Pending)?;
             let possible = mapped && !line.is_kick();
-            ensure(possible || !pending, "pending bit of an event")?;
-            ensure(record.zero == 0, "reserved byte of an event")?;
+            ensure(possible || !pending, Damage::Pending)?;
+            ensure(record.zero == 0, Damage::EventReserved)?;
             parsed.push((vector, pending));
         }
-        ensure(parsed.len() == self.lines.len(), "number of events")?;
+        ensure(parsed.len() == self.lines.len(), Damage::Events)?;
         Ok(SavedInterrupts {
             isr,
             table: self.msix.parse(table)?,

@@ -26,7 +26,7 @@
 use super::bars::{bar_specs, BarMove, BarSpec};
 use super::capabilities::{self, at, Shape};
 use super::msix;
-use crate::guest::snapshot::{ensure, Damaged, CONFIG_SPACE};
+use crate::guest::snapshot::{ensure, Damage, CONFIG_SPACE};
 
 /// Bytes of configuration space.
 const SIZE: usize = CONFIG_SPACE;
@@ -326,20 +326,20 @@ impl ConfigSpace {
 
     /// Such a function with other contents of its registers, as they are in a
     /// snapshot.
-    pub(crate) fn restored(&self, bytes: &[u8; SIZE], probed: u8) -> Result<Self, Damaged> {
+    pub(crate) fn restored(&self, bytes: &[u8; SIZE], probed: u8) -> Result<Self, Damage> {
         let mut restored = self.clone();
         for (at, byte) in bytes.iter().enumerate() {
             let fixed = !self.writable[at];
-            let what = "configuration space that cannot be written";
-            ensure((byte ^ self.initial[at]) & fixed == 0, what)?;
+            let right = (byte ^ self.initial[at]) & fixed == 0;
+            ensure(right, Damage::ConfigurationSpace)?;
         }
         restored.bytes = *bytes;
-        ensure(probed >> self.probed.len() == 0, "size probes")?;
+        ensure(probed >> self.probed.len() == 0, Damage::SizeProbe)?;
         for (index, half) in restored.probed.iter_mut().enumerate() {
             *half = probed >> index & 1 != 0;
             let mut bytes = (BARS + 4 * index..).take(4);
             let ones = bytes.all(|at| restored.bytes[at] == self.initial[at] | self.writable[at]);
-            ensure(!*half || ones, "size probes")?;
+            ensure(!*half || ones, Damage::SizeProbe)?;
         }
         Ok(restored)
     }

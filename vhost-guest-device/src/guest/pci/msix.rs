@@ -18,7 +18,7 @@
 
 use vhost_guest_vmm_traits::MsiMessage;
 
-use crate::guest::snapshot::{ensure, Damaged};
+use crate::guest::snapshot::{ensure, Damage};
 
 /// Bytes of a table entry.
 pub(crate) const ENTRY_SIZE: u64 = 16;
@@ -94,10 +94,10 @@ impl Msix {
     }
 
     /// Checks the table in a snapshot.
-    pub(crate) fn parse(&self, bytes: &[u8]) -> Result<Table, Damaged> {
+    pub(crate) fn parse(&self, bytes: &[u8]) -> Result<Table, Damage> {
         let (entries, rest) = bytes.as_chunks::<{ ENTRY_SIZE as usize }>();
         let right = rest.is_empty() && entries.len() == self.entries.len();
-        ensure(right, "size of the MSI-X table")?;
+        ensure(right, Damage::VectorTableSize)?;
         let mut table = Vec::with_capacity(entries.len());
         for bytes in entries {
             let bits = u128::from_le_bytes(*bytes);
@@ -109,7 +109,7 @@ impl Msix {
                 masked: bits >> 96 & 1 != 0,
             };
             // Bits that cannot be written read 0.
-            ensure(Self::entry_bytes(&entry) == *bytes, "MSI-X table")?;
+            ensure(Self::entry_bytes(&entry) == *bytes, Damage::VectorTable)?;
             table.push(entry);
         }
         Ok(Table(table))

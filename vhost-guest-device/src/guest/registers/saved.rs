@@ -11,7 +11,7 @@ use crate::guest::interrupts::SavedInterrupts;
 use crate::guest::pci::config_space::ConfigSpace;
 use crate::guest::pci::BarMove;
 use crate::guest::snapshot::{
-    ensure, Counts, FunctionRecord, Owned, Read, ShapeRecord, SnapshotError,
+    ensure, Counts, Damage, FunctionRecord, Owned, Read, ShapeRecord, SnapshotError,
 };
 use crate::guest::virtio::common_config::CommonConfig;
 use crate::guest::virtio::device_config::{DeviceConfig, BACKEND_UP, FRONTEND_UP};
@@ -96,11 +96,11 @@ impl Registers {
         // As `set_needs_reset` and the device's core keep it.
         let up = device.status();
         let broken = common.has_status(status::NEEDS_RESET);
-        ensure(!broken || up == 0, "status of a device that needs a reset")?;
+        ensure(!broken || up == 0, Damage::BrokenStatus)?;
         let serving = common.has_status(status::DRIVER_OK) && up & BACKEND_UP != 0;
         ensure(
             up & FRONTEND_UP == 0 || serving,
-            "a frontend without a backend",
+            Damage::FrontendWithoutBackend,
         )?;
         Ok(Saved {
             config,

@@ -31,7 +31,7 @@
 
 use super::{copy_from, feature, number, status, NO_VECTOR};
 use crate::error::RegisterFault;
-use crate::guest::snapshot::{ensure, flag, CommonRecord, Damaged, QueueRecord};
+use crate::guest::snapshot::{ensure, flag, CommonRecord, Damage, QueueRecord};
 
 /// Bytes of the block.
 const SIZE: usize = 0x40;
@@ -428,14 +428,14 @@ impl CommonConfig {
         &self,
         record: &CommonRecord,
         queues: &[QueueRecord],
-    ) -> Result<(Self, Vec<(u16, u16)>), Damaged> {
+    ) -> Result<(Self, Vec<(u16, u16)>), Damage> {
         let mut restored = Self::new(self.offered, self.queues(), self.max_queue_size);
-        ensure(queues.len() == self.queues.len(), "number of queues")?;
+        ensure(queues.len() == self.queues.len(), Damage::Queues)?;
         let mut positions = Vec::with_capacity(queues.len());
         for (queue, record) in restored.queues.iter_mut().zip(queues) {
             *queue = QueueRegisters::parse(record, self.max_queue_size)?;
             let position = (record.next_avail.get(), record.next_used.get());
-            ensure(queue.enabled || position == (0, 0), "queue in use")?;
+            ensure(queue.enabled || position == (0, 0), Damage::QueuePosition)?;
             positions.push(position);
         }
         restored.device_feature_select = record.device_feature_select.get();
@@ -443,18 +443,18 @@ impl CommonConfig {
         restored.driver_features = record.driver_features.get();
         restored.queue_select = record.queue_select.get();
         restored.device_status = record.device_status;
-        restored.reset_pending = flag(record.reset_pending, "pending reset")?;
+        restored.reset_pending = flag(record.reset_pending, Damage::ResetPending)?;
         let settled = restored.has_status(status::FEATURES_OK);
         let acceptable = restored.features_are_acceptable();
-        ensure(!settled || acceptable, "features of the driver")?;
+        ensure(!settled || acceptable, Damage::DriverFeatures)?;
         let running = restored.has_status(status::DRIVER_OK);
-        ensure(!running || settled, "device status")?;
+        ensure(!running || settled, Damage::DeviceStatus)?;
         Ok((restored, positions))
     }
 }
 
 impl QueueRegisters {
-    fn parse(record: &QueueRecord, max_size: u16) -> Result<Self, Damaged> {
+    fn parse(record: &QueueRecord, max_size: u16) -> Result<Self, Damage> {
         let setup = QueueSetup {
             size: record.size.get(),
             descriptors: record.descriptors.get(),
@@ -462,10 +462,10 @@ impl QueueRegisters {
             used: record.used.get(),
         };
         let possible = setup.size.is_power_of_two() && setup.size <= max_size;
-        ensure(possible, "size of a queue")?;
-        ensure(record.enabled.get() <= 1, "state of a queue")?;
+        ensure(possible, Damage::QueueSize)?;
+        ensure(record.enabled.get() <= 1, Damage::QueueState)?;
         let enabled = record.enabled.get() == 1;
-        ensure(!enabled || setup.is_valid(), "rings of a queue")?;
+        ensure(!enabled || setup.is_valid(), Damage::QueueRings)?;
         Ok(Self {
             setup,
             enabled,

@@ -21,7 +21,7 @@
 //! ignored and counted.
 
 use super::{copy_from, number};
-use crate::guest::snapshot::{ensure, flag, Damaged, DeviceRecord};
+use crate::guest::snapshot::{ensure, flag, Damage, DeviceRecord};
 
 /// Bytes of the device configuration.
 const SIZE: usize = 36;
@@ -203,21 +203,21 @@ impl DeviceConfig {
     }
 
     /// Such a configuration with the contents of a snapshot.
-    pub(crate) fn restored(&self, record: &DeviceRecord) -> Result<Self, Damaged> {
+    pub(crate) fn restored(&self, record: &DeviceRecord) -> Result<Self, Damage> {
         let chosen = self.properties.device_type;
         let device_type = record.device_type.get();
         let possible = chosen == 0 || device_type == chosen;
-        ensure(possible, "device type")?;
+        ensure(possible, Damage::DeviceType)?;
         let status = record.status.get();
-        ensure(status & !(BACKEND_UP | FRONTEND_UP) == 0, "status")?;
+        ensure(status & !(BACKEND_UP | FRONTEND_UP) == 0, Damage::Status)?;
         let decided = status & BACKEND_UP == 0 || device_type != 0;
-        ensure(decided, "a backend of no type")?;
+        ensure(decided, Damage::TypelessBackend)?;
         Ok(Self {
             properties: self.properties,
             device_type,
             status,
             generation: record.generation,
-            read: flag(record.read, "configuration generation")?,
+            read: flag(record.read, Damage::ConfigurationGeneration)?,
             ignored_writes: self.ignored_writes,
         })
     }
