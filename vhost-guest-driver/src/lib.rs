@@ -96,4 +96,4 @@ pub use server::{serve, Disconnect, Server, Statistics, Stop, Turn};
 pub use transport::{DmaMemory, InterruptMode, MsiMessage, Transport, Wake};
 pub use vectors::{VectorSet, MAX_VECTORS};
 pub use vring::{Chain, Ring, RingFault};
-pub use window::{Window, WindowError, Word};
+pub use window::{Pieces, Window, WindowError, Word};

@@ -282,7 +282,8 @@ impl Vfio {
 fn memory_for_queues(page: u64) -> io::Result<Window> {
     let len = DMA_LEN.next_multiple_of(page);
     let memory = mapping::anonymous(len + page)?;
-    let start = memory.base().addr().get() as u64;
+    let start = memory.base().ok_or(io::ErrorKind::Other)?;
+    let start = start.addr().get() as u64;
     let offset = start.next_multiple_of(page) - start;
     memory.slice(offset, len).map_err(io::Error::other)
 }

@@ -32,6 +32,8 @@ mod sealed {
 
 /// An unsigned integer that the processor loads and stores at once.
 pub trait Word: Copy + sealed::Sealed {
+    /// What a load finds where there is no memory.
+    const ONES: Self;
     /// From the little-endian value in memory.
     fn from_le(raw: Self) -> Self;
     /// To the little-endian value in memory.
@@ -42,6 +44,7 @@ macro_rules! words {
     ($($word:ty),*) => {$(
         impl sealed::Sealed for $word {}
         impl Word for $word {
+            const ONES: Self = <$word>::MAX;
             fn from_le(raw: Self) -> Self {
                 <$word>::from_le(raw)
             }
@@ -80,18 +83,45 @@ words!(u8, u16, u32, u64);
 /// ```
 #[derive(Clone)]
 pub struct Window {
-    base: NonNull<u8>,
+    memory: Memory,
     len: u64,
-    owner: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Where the memory of a window is.
+#[derive(Clone)]
+enum Memory {
+    /// In one piece, which is there as long as its owner is.
+    Fixed {
+        base: NonNull<u8>,
+        owner: Option<Arc<dyn Any + Send + Sync>>,
+    },
+    /// In pieces that come and go.
+    Pieces { pieces: Arc<dyn Pieces>, start: u64 },
 }
 
 // SAFETY: a window is a pointer to memory that by contract of `from_raw` may
 // be accessed from any thread, with the owner (Send + Sync) that keeps it
-// alive. No reference into the memory is ever made.
+// alive, or pieces that are Send + Sync themselves. No reference into the
+// memory is ever made.
 unsafe impl Send for Window {}
 // SAFETY: as above; all methods take `&self` and only make volatile accesses
 // to memory that is shared with others by its nature.
 unsafe impl Sync for Window {}
+
+/// Memory that comes and goes in pieces, with holes between them: what a program
+/// has that plays the processor of a virtual machine itself.
+///
+/// # Safety
+///
+/// An implementer may be called from any thread, at any time. Until the function
+/// returns that it passed an address to, the bytes there must be mapped for loads
+/// and stores. Nothing in the program may make Rust references to them. An
+/// address is as far from a multiple of 8 as its offset is.
+pub unsafe trait Pieces: Send + Sync {
+    /// Calls `access`, once, with the memory at `offset`: its address, `None` where
+    /// there is a hole, and for how many bytes this is so, at least 1.
+    fn look(&self, offset: u64, access: &mut dyn FnMut(Option<NonNull<u8>>, u64));
+}
 
 impl Window {
     /// A window on the `len` bytes at `base`; `owner` is dropped when the
@@ -112,10 +142,18 @@ impl Window {
     ) -> Option<Self> {
         let bytes = isize::try_from(len).ok()?.unsigned_abs();
         base.addr().get().checked_add(bytes)?;
+        let memory = Memory::Fixed { base, owner };
         base.addr()
             .get()
             .is_multiple_of(8)
-            .then_some(Self { base, len, owner })
+            .then_some(Self { memory, len })
+    }
+
+    /// A window on `len` bytes that come and go in pieces. Loads from a hole are
+    /// all ones, and stores to it are lost, as the device has it.
+    pub fn from_pieces(pieces: Arc<dyn Pieces>, len: u64) -> Self {
+        let memory = Memory::Pieces { pieces, start: 0 };
+        Self { memory, len }
     }
 
     /// Page-aligned zeroed memory of this program's own, as backing for
@@ -157,91 +195,81 @@ impl Window {
         self.len == 0
     }
 
-    /// Where the memory begins: for who tells the kernel of it.
+    /// Where the memory begins, if it is in one piece: for who tells the kernel
+    /// of it.
     #[cfg(all(feature = "vfio", target_os = "linux"))]
-    pub(crate) fn base(&self) -> NonNull<u8> {
-        self.base
+    pub(crate) fn base(&self) -> Option<NonNull<u8>> {
+        match &self.memory {
+            Memory::Fixed { base, .. } => Some(*base),
+            Memory::Pieces { .. } => None,
+        }
     }
 
     /// The part of `len` bytes at `offset`, a multiple of 8.
     pub fn slice(&self, offset: u64, len: u64) -> Result<Self, WindowError> {
-        let base = self.pointer(offset, len, 8)?;
-        Ok(Self {
-            base,
-            len,
-            owner: self.owner.clone(),
-        })
+        self.bounds(offset, len, 8)?;
+        let memory = match &self.memory {
+            Memory::Fixed { base, owner } => Memory::Fixed {
+                // SAFETY: `bounds` says that the sum is inside, as in `access`.
+                base: unsafe { base.add(offset as usize) },
+                owner: owner.clone(),
+            },
+            Memory::Pieces { pieces, start } => Memory::Pieces {
+                pieces: Arc::clone(pieces),
+                start: start + offset,
+            },
+        };
+        Ok(Self { memory, len })
     }
 
     /// Loads the naturally aligned little-endian value at `offset`.
     #[inline]
     pub fn load_le<W: Word>(&self, offset: u64) -> Result<W, WindowError> {
-        let pointer = self.pointer(offset, size_of::<W>() as u64, size_of::<W>() as u64)?;
-        // SAFETY: `pointer` says that the bytes are inside the memory, which
-        // is mapped as long as `self` exists, and that they are aligned. Any
-        // bytes are a valid unsigned integer.
-        Ok(W::from_le(unsafe {
-            pointer.cast::<W>().as_ptr().read_volatile()
-        }))
+        let size = size_of::<W>() as u64;
+        // SAFETY: `access` says that the bytes are there and aligned. Any bytes
+        // are a valid unsigned integer.
+        let load = |pointer: NonNull<u8>| unsafe { pointer.cast::<W>().as_ptr().read_volatile() };
+        let loaded = self.access(offset, size, size, load)?;
+        Ok(loaded.map_or(W::ONES, W::from_le))
     }
 
     /// Stores `value` as the naturally aligned little-endian value at
     /// `offset`.
     #[inline]
     pub fn store_le<W: Word>(&self, offset: u64, value: W) -> Result<(), WindowError> {
-        let pointer = self.pointer(offset, size_of::<W>() as u64, size_of::<W>() as u64)?;
-        #[cfg(test)]
-        crate::crash::step();
-        // SAFETY: as in `load_le`; there are no references to the memory.
-        unsafe { pointer.cast::<W>().as_ptr().write_volatile(value.to_le()) };
+        let size = size_of::<W>() as u64;
+        self.access(offset, size, size, |pointer| {
+            #[cfg(test)]
+            crate::crash::step();
+            // SAFETY: as in `load_le`; there are no references to the memory.
+            unsafe { pointer.cast::<W>().as_ptr().write_volatile(value.to_le()) };
+        })?;
         Ok(())
     }
 
     /// Copies the bytes at `offset` to `data`.
     pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), WindowError> {
-        self.pointer(offset, data.len() as u64, 1)?;
-        let (head, middle, tail) = split(offset, data.len());
-        let (first, rest) = data.split_at_mut(head);
-        let (words, last) = rest.split_at_mut(middle);
-        let mut at = offset;
-        for byte in first {
-            *byte = self.load_le(at)?;
-            at += 1;
-        }
-        for word in words.chunks_exact_mut(8) {
-            word.copy_from_slice(&self.load_le::<u64>(at)?.to_le_bytes());
-            at += 8;
-        }
-        debug_assert_eq!(last.len(), tail);
-        for byte in last {
-            *byte = self.load_le(at)?;
-            at += 1;
-        }
-        Ok(())
+        let len = data.len() as u64;
+        self.each_piece(offset, len, |pointer, from, len| {
+            let data = data.get_mut(from..from + len).unwrap_or_default();
+            match pointer {
+                // SAFETY: `each_piece` says that `len` bytes are there.
+                Some(pointer) => unsafe { load(pointer, data) },
+                None => data.fill(0xff),
+            }
+        })
     }
 
     /// Copies `data` to `offset`.
     pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), WindowError> {
-        self.pointer(offset, data.len() as u64, 1)?;
-        let (head, middle, _) = split(offset, data.len());
-        let (first, rest) = data.split_at(head);
-        let (words, last) = rest.split_at(middle);
-        let mut at = offset;
-        for byte in first {
-            self.store_le(at, *byte)?;
-            at += 1;
-        }
-        for word in words.chunks_exact(8) {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(word);
-            self.store_le(at, u64::from_le_bytes(bytes))?;
-            at += 8;
-        }
-        for byte in last {
-            self.store_le(at, *byte)?;
-            at += 1;
-        }
-        Ok(())
+        let len = data.len() as u64;
+        self.each_piece(offset, len, |pointer, from, len| {
+            let data = data.get(from..from + len).unwrap_or_default();
+            if let Some(pointer) = pointer {
+                // SAFETY: as in `read`.
+                unsafe { store(pointer, data) };
+            }
+        })
     }
 
     /// Sets `bits` in the byte at `offset`, and changes no other bit, even if
@@ -265,20 +293,22 @@ impl Window {
     /// was seen to be set does so after the stores before this call, and
     /// sees what they wrote.
     pub fn set_bits(&self, offset: u64, bits: u8) -> Result<(), WindowError> {
-        let pointer = self.pointer(offset, 1, 1)?;
+        self.bounds(offset, 1, 1)?;
         // The look must not overtake the stores.
         fence(Ordering::SeqCst);
         if self.load_le::<u8>(offset)? & bits == bits {
             return Ok(());
         }
-        #[cfg(test)]
-        crate::crash::step();
-        // SAFETY: `pointer` says that the byte is inside the memory, which is
-        // mapped as long as `self` exists; a byte is always aligned. The
-        // reference is to an atomic, lives no longer than this statement, and
-        // all other accesses of this program are volatile or atomic too.
-        let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
-        byte.fetch_or(bits, Ordering::SeqCst);
+        self.access(offset, 1, 1, |pointer| {
+            #[cfg(test)]
+            crate::crash::step();
+            // SAFETY: `access` says that the byte is there; a byte is always
+            // aligned. The reference is to an atomic, lives no longer than this
+            // function, and all other accesses of this program are volatile or
+            // atomic too.
+            let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
+            byte.fetch_or(bits, Ordering::SeqCst);
+        })?;
         Ok(())
     }
 
@@ -286,21 +316,23 @@ impl Window {
     /// guest does.
     #[cfg(test)]
     pub fn take_bits(&self, offset: u64) -> u8 {
-        let pointer = self.pointer(offset, 1, 1).unwrap();
-        // SAFETY: as in `set_bits`.
-        let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
-        byte.swap(0, Ordering::SeqCst)
+        let take = |pointer: NonNull<u8>| {
+            // SAFETY: as in `set_bits`.
+            let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
+            byte.swap(0, Ordering::SeqCst)
+        };
+        self.access(offset, 1, 1, take).unwrap().unwrap()
     }
 
     /// Checks that `len` bytes at `offset` lie inside.
     pub fn check(&self, offset: u64, len: u64) -> Result<(), WindowError> {
-        self.pointer(offset, len, 1).map(|_| ())
+        self.bounds(offset, len, 1)
     }
 
-    /// The address of `len` bytes at `offset`, if they lie inside and
-    /// `offset` is a multiple of `align`, which divides 8.
+    /// Checks that `len` bytes at `offset` lie inside, and that `offset` is a
+    /// multiple of `align`, which divides 8.
     #[inline]
-    fn pointer(&self, offset: u64, len: u64, align: u64) -> Result<NonNull<u8>, WindowError> {
+    fn bounds(&self, offset: u64, len: u64, align: u64) -> Result<(), WindowError> {
         let end = offset.checked_add(len);
         if end.is_none_or(|end| end > self.len) || !offset.is_multiple_of(align) {
             return Err(WindowError {
@@ -309,10 +341,131 @@ impl Window {
                 window: self.len,
             });
         }
-        // SAFETY: offset ≤ self.len, which fits an `isize` and does not wrap
-        // around from `base` (`from_raw`), so the sum stays inside the memory
-        // or one past its end.
-        Ok(unsafe { self.base.add(offset as usize) })
+        Ok(())
+    }
+
+    /// Calls `access` with the address of `len` bytes at `offset`, a multiple of
+    /// `align`, which divides 8: they are mapped until it returns. `None` if
+    /// there is a hole.
+    #[inline]
+    fn access<R>(
+        &self,
+        offset: u64,
+        len: u64,
+        align: u64,
+        access: impl FnOnce(NonNull<u8>) -> R,
+    ) -> Result<Option<R>, WindowError> {
+        self.bounds(offset, len, align)?;
+        match &self.memory {
+            // SAFETY: offset ≤ self.len, which fits an `isize` and does not wrap
+            // around from `base` (`from_raw`), so the sum stays inside the memory
+            // or one past its end.
+            Memory::Fixed { base, .. } => Ok(Some(access(unsafe { base.add(offset as usize) }))),
+            Memory::Pieces { pieces, start } => {
+                let (mut access, mut result) = (Some(access), None);
+                pieces.look(start + offset, &mut |pointer, bytes| {
+                    // Pieces are made of pages, and no word lies in two.
+                    let pointer = pointer.filter(|_| bytes >= len);
+                    if let (Some(pointer), Some(access)) = (pointer, access.take()) {
+                        result = Some(access(pointer));
+                    }
+                });
+                Ok(result)
+            }
+        }
+    }
+
+    /// Calls `access` for each piece of `len` bytes at `offset`, in their order:
+    /// with its address, if it is not a hole, how many bytes came before, and how
+    /// many it has, which are mapped until it returns.
+    fn each_piece(
+        &self,
+        offset: u64,
+        len: u64,
+        mut access: impl FnMut(Option<NonNull<u8>>, usize, usize),
+    ) -> Result<(), WindowError> {
+        self.bounds(offset, len, 1)?;
+        let (pieces, start) = match &self.memory {
+            Memory::Fixed { base, .. } => {
+                // SAFETY: as in `access`.
+                access(Some(unsafe { base.add(offset as usize) }), 0, len as usize);
+                return Ok(());
+            }
+            Memory::Pieces { pieces, start } => (pieces, start + offset),
+        };
+        let mut done = 0;
+        while done < len {
+            pieces.look(start + done, &mut |pointer, bytes| {
+                let bytes = bytes.clamp(1, len - done);
+                access(pointer, done as usize, bytes as usize);
+                done += bytes;
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Copies the bytes at `pointer` to `data`.
+///
+/// # Safety
+///
+/// So many bytes are mapped there for loads, and there are no references to them.
+unsafe fn load(pointer: NonNull<u8>, data: &mut [u8]) {
+    let (head, middle, _) = split(pointer.addr().get() as u64, data.len());
+    let (first, rest) = data.split_at_mut(head);
+    let (words, last) = rest.split_at_mut(middle);
+    let mut at = pointer.as_ptr();
+    for byte in first {
+        // SAFETY: there are as many bytes as in `data`, and any are valid.
+        (*byte, at) = unsafe { (at.read_volatile(), at.add(1)) };
+    }
+    for word in words.chunks_exact_mut(8) {
+        // SAFETY: as above; `split` says that the words are aligned.
+        let (loaded, next) = unsafe { (at.cast::<u64>().read_volatile(), at.add(8)) };
+        word.copy_from_slice(&loaded.to_ne_bytes());
+        at = next;
+    }
+    for byte in last {
+        // SAFETY: as above.
+        (*byte, at) = unsafe { (at.read_volatile(), at.add(1)) };
+    }
+}
+
+/// Copies `data` to `pointer`.
+///
+/// # Safety
+///
+/// So many bytes are mapped there for stores, and there are no references to them.
+unsafe fn store(pointer: NonNull<u8>, data: &[u8]) {
+    let (head, middle, _) = split(pointer.addr().get() as u64, data.len());
+    let (first, rest) = data.split_at(head);
+    let (words, last) = rest.split_at(middle);
+    let mut at = pointer.as_ptr();
+    let store_byte = |at: *mut u8, byte: u8| {
+        #[cfg(test)]
+        crate::crash::step();
+        // SAFETY: there are as many bytes as in `data`.
+        unsafe {
+            at.write_volatile(byte);
+            at.add(1)
+        }
+    };
+    for byte in first {
+        at = store_byte(at, *byte);
+    }
+    for word in words.chunks_exact(8) {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(word);
+        #[cfg(test)]
+        crate::crash::step();
+        // SAFETY: as above; `split` says that the words are aligned.
+        at = unsafe {
+            at.cast::<u64>().write_volatile(u64::from_ne_bytes(bytes));
+            at.add(8)
+        };
+    }
+    for byte in last {
+        at = store_byte(at, *byte);
     }
 }
 
@@ -325,122 +478,14 @@ impl fmt::Debug for Window {
     }
 }
 
-/// Splits `len` bytes at `offset` into unaligned bytes, bytes in whole
-/// aligned words, and the rest. The base is aligned to 8.
-fn split(offset: u64, len: usize) -> (usize, usize, usize) {
-    let head = (offset.wrapping_neg() % 8) as usize;
+/// Splits `len` bytes at `address` into unaligned bytes, bytes in whole
+/// aligned words, and the rest.
+fn split(address: u64, len: usize) -> (usize, usize, usize) {
+    let head = (address.wrapping_neg() % 8) as usize;
     let head = head.min(len);
     let middle = (len - head) / 8 * 8;
     (head, middle, len - head - middle)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rejects_every_access_beyond_the_end() {
-        let window = Window::allocate(24).unwrap();
-        assert!(window.load_le::<u64>(16).is_ok());
-        assert!(window.load_le::<u64>(24).is_err());
-        assert!(window.load_le::<u8>(24).is_err());
-        assert!(window.store_le(24, 0u8).is_err());
-        assert!(window.load_le::<u32>(u64::MAX - 3).is_err());
-        assert!(window.read(20, &mut [0; 5]).is_err());
-        assert!(window.write(u64::MAX, &[0; 2]).is_err());
-        assert!(window.check(0, 25).is_err());
-        assert!(window.check(u64::MAX, u64::MAX).is_err());
-        assert!(window.read(24, &mut []).is_ok());
-    }
-
-    #[test]
-    fn rejects_misaligned_words() {
-        let window = Window::allocate(16).unwrap();
-        assert!(window.load_le::<u16>(1).is_err());
-        assert!(window.store_le(4, 0u64).is_err());
-    }
-
-    #[test]
-    fn copies_at_any_offset_and_length() {
-        let window = Window::allocate(64).unwrap();
-        for offset in 0..16 {
-            for len in 0..32 {
-                let data: Vec<u8> = (0..len).map(|i| (i * 7 + offset + 1) as u8).collect();
-                window.write(0, &[0xee; 64]).unwrap();
-                window.write(offset as u64, &data).unwrap();
-                let mut all = [0; 64];
-                window.read(0, &mut all).unwrap();
-                assert!(all[..offset].iter().all(|b| *b == 0xee));
-                assert_eq!(all[offset..offset + len], data[..]);
-                assert!(all[offset + len..].iter().all(|b| *b == 0xee));
-                let mut back = vec![0; len];
-                window.read(offset as u64, &mut back).unwrap();
-                assert_eq!(back, data);
-            }
-        }
-    }
-
-    #[test]
-    fn slices_see_the_same_memory_and_their_own_bounds() {
-        let window = Window::allocate(64).unwrap();
-        let slice = window.slice(16, 8).unwrap();
-        slice.store_le(0, 0x1122_3344_5566_7788u64).unwrap();
-        assert_eq!(window.load_le::<u64>(16).unwrap(), 0x1122_3344_5566_7788);
-        assert!(slice.load_le::<u8>(8).is_err());
-        assert!(window.slice(60, 8).is_err());
-        assert!(window.slice(4, 8).is_err());
-        drop(window);
-        assert_eq!(slice.load_le::<u8>(0).unwrap(), 0x88);
-    }
-
-    #[test]
-    fn sets_bits_and_leaves_the_others() {
-        let window = Window::allocate(8).unwrap();
-        window.store_le(3, 0x12u8).unwrap();
-        window.set_bits(3, 0x0a).unwrap();
-        assert_eq!(window.load_le::<u64>(0), Ok(0x1a00_0000));
-        assert!(window.set_bits(8, 1).is_err());
-        assert_eq!((window.take_bits(3), window.take_bits(3)), (0x1a, 0));
-    }
-
-    #[test]
-    fn loses_no_bit_that_others_set_in_the_same_byte() {
-        let window = Window::allocate(0x1_0000).unwrap();
-        std::thread::scope(|scope| {
-            for bits in [0x55, 0x80, 0x2a] {
-                let window = &window;
-                scope.spawn(move || {
-                    for byte in 0..window.len() {
-                        window.set_bits(byte, bits).unwrap();
-                    }
-                });
-            }
-        });
-        let mut all = vec![0; 0x1_0000];
-        window.read(0, &mut all).unwrap();
-        assert!(all.iter().all(|byte| *byte == 0xff));
-    }
-
-    #[test]
-    fn leaves_alone_what_reads_as_all_ones() {
-        // A page that cannot be written: an atomic instruction would fault.
-        static ONES: [u64; 2] = [u64::MAX; 2];
-        let base = NonNull::from(&ONES).cast();
-        // SAFETY: the array lives for ever; the test shows that nothing is
-        // stored, which is what its being a shared reference asks for.
-        let window = unsafe { Window::from_raw(base, 16, None) }.unwrap();
-        window.set_bits(5, 0x81).unwrap();
-    }
-
-    #[test]
-    fn rejects_a_misaligned_base_and_an_endless_length() {
-        let memory = Window::allocate(16).unwrap();
-        // SAFETY: nothing is accessed through windows that are refused.
-        unsafe {
-            let base = memory.base.add(4);
-            assert!(Window::from_raw(base, 8, None).is_none());
-            assert!(Window::from_raw(memory.base, u64::MAX, None).is_none());
-        }
-        assert!(Window::allocate(0).is_none());
-    }
-}
+mod tests;

@@ -150,7 +150,8 @@ impl Calls for Kernel {
     fn map_dma(&self, memory: &Window, address: u64) -> io::Result<()> {
         let mut argument = Argument::new();
         let flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
-        let start = memory.base().as_ptr() as u64;
+        let start = memory.base().ok_or(io::ErrorKind::InvalidInput)?;
+        let start = start.as_ptr() as u64;
         argument.set(
             offset_of!(vfio_iommu_type1_dma_map, flags),
             flags.to_ne_bytes(),

@@ -138,7 +138,7 @@ fn maps_memory_where_the_iommu_has_room() {
         assert!(vfio.is_behind_iommu());
         let first = vfio.allocate_dma(0x1001).unwrap();
         assert_eq!((first.address, first.memory.len()), (address, 0x2000));
-        let start = first.memory.base().addr().get() as u64;
+        let start = first.memory.base().unwrap().addr().get() as u64;
         assert!(start.is_multiple_of(pages.max(0x1000)));
         let second = vfio.allocate_dma(1).unwrap();
         assert_eq!(second.address, address + 0x2000);
