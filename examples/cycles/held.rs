@@ -36,7 +36,7 @@ impl Held {
     /// Also what the VMM counts.
     fn now(machine: &Machine) -> io::Result<Self> {
         let mut held = Self::by_process()?;
-        held.set("window mappings", machine.arena().mappings());
+        held.set("window mappings", machine.slots().attached());
         held.set("ioeventfds", machine.doorbells().registered());
         held.set("interrupt sources", machine.interrupts().sources());
         held.set("armed sources", machine.interrupts().armed());
@@ -50,7 +50,7 @@ impl Held {
         loop {
             thread::sleep(10 * PAUSE);
             let now = Self::now(machine).context("counting")?;
-            if now == before && machine.arena().mappings() == 0 {
+            if now == before && machine.slots().attached() == 0 {
                 return Ok(now);
             }
             if start.elapsed() > PATIENCE {

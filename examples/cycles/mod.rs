@@ -167,10 +167,11 @@ fn lose(leak: Leak, machine: &Machine, cycle: u64) -> std::io::Result<()> {
         }
         Leak::Source => drop(machine.interrupts().create_source()?),
         Leak::Window => {
-            let page = (machine.arena().size() as u64) - 4096 * cycle;
+            let page = machine.slots().size() - 4096 * cycle;
             let file = memfd_create("lost", MemfdFlags::CLOEXEC)?;
             ftruncate(&file, 4096)?;
-            machine.arena().map(page, file.as_fd(), 0, 4096)?;
+            let range = machine.slots().open(file.as_fd(), 0, 4096)?;
+            machine.slots().attach(range, page)?;
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ use kvm_bindings::{
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use rustix::mm::{madvise, mmap, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
 use vhost_guest_vmm_traits::{
-    Arming, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper, SourceId,
+    Arming, InterruptManager, IoEventFdRegistrar, MsiMessage, RangeId, SharedMemoryMapper, SourceId,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -175,103 +175,70 @@ impl IoEventFdRegistrar for Doorbells {
     }
 }
 
-/// The window's own place in this process: address space that nothing else of
-/// the VMM's can get into, and that shows nothing where no file is mapped.
-struct Reservation {
-    start: usize,
-    length: usize,
-    base: usize, // the address of window offset 0
+/// A part of a file that is mapped in this process, for the guest and not for us.
+struct Mapping {
+    reserved: (usize, usize), // address and length: more than is mapped
+    address: usize,
+    bytes: usize,
 }
 
-impl Reservation {
-    /// Largest page that a file may have: the window is aligned to it, so that
-    /// host address, guest address and file offset agree.
-    const ALIGNMENT: usize = 1 << 30;
-    /// Inaccessible, and not counted as memory.
-    const NOTHING: MapFlags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
-
-    fn new(size: u64) -> io::Result<Self> {
-        let length = usize::try_from(size).ok();
-        let length = length.and_then(|size| size.checked_add(Self::ALIGNMENT));
-        let length = length.ok_or(io::ErrorKind::OutOfMemory)?;
+impl Mapping {
+    /// Maps it at an address that is congruent to its place in the file modulo the
+    /// largest page that it can have, so that pages of that size are used.
+    fn new(fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<Self> {
+        let bytes = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let page = [1 << 30, 2 << 20, 4096]
+            .into_iter()
+            .find(|page| *page <= bytes);
+        let page = page.ok_or(io::ErrorKind::InvalidInput)?;
+        let length = bytes.checked_add(page).ok_or(io::ErrorKind::OutOfMemory)?;
+        let (nowhere, nothing) = (std::ptr::null_mut(), ProtFlags::empty());
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: an anonymous mapping at an address of the kernel's choice
         // replaces nothing.
-        let start = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                length,
-                ProtFlags::empty(),
-                Self::NOTHING,
-            )
-        }? as usize;
-        let base = start.next_multiple_of(Self::ALIGNMENT);
-        Ok(Self {
-            start,
-            length,
-            base,
-        })
-    }
-
-    /// The address of a range of the window, which has to lie within it.
-    fn address(&self, offset: u64, length: u64) -> io::Result<(usize, usize)> {
-        let space = (self.start + self.length - self.base) as u64;
-        let end = offset.checked_add(length).filter(|end| *end <= space);
-        end.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok((self.base + offset as usize, length as usize))
-    }
-
-    fn map(&self, at: u64, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<()> {
-        let (address, bytes) = self.address(at, length)?;
-        let pointer = std::ptr::with_exposed_provenance_mut(address);
+        let start = unsafe { mmap_anonymous(nowhere, length, nothing, flags) }? as usize;
+        let ahead = (fd_offset as usize).wrapping_sub(start) % page;
+        let mapping = Self {
+            reserved: (start, length),
+            address: start + ahead,
+            bytes,
+        };
+        let pointer = std::ptr::with_exposed_provenance_mut(mapping.address);
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: the range is in this reservation, which nothing in this
-        // process has references into: only the guest's accesses go here.
-        let mapped = unsafe { mmap(pointer, bytes, protection, flags, fd, fd_offset) };
-        let mut advice = [Advice::LinuxDontDump, Advice::LinuxDontFork].into_iter();
-        // SAFETY: the range was mapped just now, and no advice changes it.
-        let advise = |advice| unsafe { madvise(pointer, bytes, advice) };
-        let outcome = mapped.and_then(|_| advice.try_for_each(advise));
-        if outcome.is_err() {
-            // A mapping that failed may have left a gap, which has to be filled.
-            let _ = self.clear(at, length);
+        // SAFETY: the range is in what was reserved just now, and nothing in this
+        // process has references into it: only the guest's accesses go here.
+        unsafe { mmap(pointer, bytes, protection, flags, fd, fd_offset) }?;
+        for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
+            // SAFETY: the range was mapped just now, and no advice changes it.
+            unsafe { madvise(pointer, bytes, advice) }?;
         }
-        Ok(outcome?)
-    }
-
-    /// Puts nothing in the place of what is mapped, in one step: there is no
-    /// moment in which another `mmap` could get in.
-    fn clear(&self, at: u64, length: u64) -> io::Result<()> {
-        let (address, bytes) = self.address(at, length)?;
-        let pointer = std::ptr::with_exposed_provenance_mut(address);
-        let flags = Self::NOTHING | MapFlags::FIXED;
-        // SAFETY: as for `map`.
-        unsafe { mmap_anonymous(pointer, bytes, ProtFlags::empty(), flags) }?;
-        Ok(())
+        Ok(mapping)
     }
 }
 
-impl Drop for Reservation {
+impl Drop for Mapping {
     fn drop(&mut self) {
-        let pointer = std::ptr::with_exposed_provenance_mut(self.start);
-        // SAFETY: the range is this object's, and nothing refers to it: `Window`
-        // has taken it from the guest, or set the length to 0, which fails.
-        let _ = unsafe { munmap(pointer, self.length) };
+        let pointer = std::ptr::with_exposed_provenance_mut(self.reserved.0);
+        // SAFETY: the range is this object's, and nothing refers to it: the guest
+        // has no slot with it.
+        let _ = unsafe { munmap(pointer, self.reserved.1) };
     }
 }
 
-/// A mapped range of the window, with a memory slot of its own. So what is not
-/// mapped is no memory for the guest: accesses are MMIO exits.
+/// An opened range. One that is attached has a memory slot of its own, so that
+/// what is not attached is no memory for the guest: accesses are MMIO exits.
 struct Region {
-    length: u64,
-    slot: u32,
-    guest_address: Option<u64>, // where the guest has it, if anywhere
+    mapping: Mapping,
+    attached: Option<(u64, u32)>, // window offset and slot
+    guest_address: Option<u64>,   // where the guest has it, if anywhere
 }
 
 #[derive(Default)]
 struct Contents {
     guest_address: Option<u64>, // where the guest has the window, if anywhere
-    regions: BTreeMap<u64, Region>, // by window offset
+    regions: BTreeMap<RangeId, Region>,
+    next: u32,
 }
 
 /// The window of one device.
@@ -280,47 +247,49 @@ struct Contents {
 /// (a passthrough NIC) would learn what they may access.
 pub struct Window {
     vm: Arc<VmFd>,
+    size: u64,
     slots: Range<u32>,
-    reservation: Reservation,
     contents: Mutex<Contents>,
 }
 
 impl Window {
     /// A window of `size` bytes that uses memory slots out of `slots`.
-    pub fn new(vm: Arc<VmFd>, size: u64, slots: Range<u32>) -> io::Result<Self> {
-        Ok(Self {
+    pub fn new(vm: Arc<VmFd>, size: u64, slots: Range<u32>) -> Self {
+        Self {
             vm,
+            size,
             slots,
-            reservation: Reservation::new(size)?,
             contents: Mutex::default(),
-        })
+        }
     }
 
-    /// Takes a region from where the guest has it, and shows it elsewhere.
+    /// Takes a region from where the guest has it, and shows it where it is
+    /// attached in a window at `window`.
     ///
     /// KVM removes a slot when no vCPU uses it any more, and not before.
-    fn show(&self, offset: u64, region: &mut Region, at: Option<u64>) -> io::Result<()> {
-        let (address, _) = self.reservation.address(offset, region.length)?;
+    fn show(&self, region: &mut Region, window: Option<u64>) -> io::Result<()> {
+        let (offset, slot) = region.attached.ok_or(io::ErrorKind::NotFound)?;
         let set = |guest_phys_addr, memory_size| {
             let slot = kvm_userspace_memory_region {
-                slot: region.slot,
+                slot,
                 guest_phys_addr,
                 memory_size,
-                userspace_addr: address as u64,
+                userspace_addr: region.mapping.address as u64,
                 flags: 0,
             };
-            // SAFETY: the range is in the reservation and stays mapped, by a
-            // file or by nothing, for as long as the VM has the slot. This
-            // process has no references into it.
+            // SAFETY: the range stays mapped for as long as the VM has the slot:
+            // a region is closed when it is not attached. This process has no
+            // references into it.
             unsafe { self.vm.set_user_memory_region(slot) }
         };
         if let Some(before) = region.guest_address {
             set(before, 0)?;
             region.guest_address = None;
         }
-        if let Some(at) = at {
-            let address = at.checked_add(offset).ok_or(io::ErrorKind::InvalidInput)?;
-            set(address, region.length)?;
+        if let Some(window) = window {
+            let address = window.checked_add(offset);
+            let address = address.ok_or(io::ErrorKind::InvalidInput)?;
+            set(address, region.mapping.bytes as u64)?;
             region.guest_address = Some(address);
         }
         Ok(())
@@ -328,41 +297,63 @@ impl Window {
 }
 
 impl SharedMemoryMapper for Window {
-    fn map(&self, at: u64, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<()> {
-        let mut contents = lock(&self.contents);
-        let used = |slot: &u32| contents.regions.values().any(|region| region.slot == *slot);
-        let slot = self.slots.clone().find(|slot| !used(slot));
-        let mut region = Region {
-            length,
-            slot: slot.ok_or(io::ErrorKind::OutOfMemory)?,
+    fn open(&self, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<RangeId> {
+        // Without the lock: this may take as long as the file's owner likes.
+        let region = Region {
+            mapping: Mapping::new(fd, fd_offset, length)?,
+            attached: None,
             guest_address: None,
         };
-        self.reservation.map(at, fd, fd_offset, length)?;
-        if let Err(error) = self.show(at, &mut region, contents.guest_address) {
-            let _ = self.reservation.clear(at, length);
-            return Err(error);
+        let mut contents = lock(&self.contents);
+        let id = RangeId(contents.next);
+        contents.next = contents.next.wrapping_add(1);
+        contents.regions.insert(id, region);
+        Ok(id)
+    }
+
+    fn attach(&self, range: RangeId, window_offset: u64) -> io::Result<()> {
+        let contents = &mut *lock(&self.contents);
+        let regions = contents.regions.values();
+        let used: Vec<_> = regions.filter_map(|region| region.attached).collect();
+        let used = |slot: &u32| used.iter().any(|(_, used)| used == slot);
+        let slot = self.slots.clone().find(|slot| !used(slot));
+        let slot = slot.ok_or(io::ErrorKind::OutOfMemory)?;
+        let region = contents.regions.get_mut(&range);
+        let region = region.filter(|region| region.attached.is_none());
+        let region = region.ok_or(io::ErrorKind::NotFound)?;
+        let end = window_offset.checked_add(region.mapping.bytes as u64);
+        let end = end.filter(|end| *end <= self.size);
+        end.ok_or(io::ErrorKind::InvalidInput)?;
+        region.attached = Some((window_offset, slot));
+        let outcome = self.show(region, contents.guest_address);
+        if outcome.is_err() {
+            region.attached = None;
         }
-        contents.regions.insert(at, region);
+        outcome
+    }
+
+    fn detach(&self, range: RangeId) -> io::Result<()> {
+        let mut contents = lock(&self.contents);
+        let region = contents.regions.get_mut(&range);
+        let region = region.ok_or(io::ErrorKind::NotFound)?;
+        self.show(region, None)?;
+        region.attached = None;
         Ok(())
     }
 
-    fn unmap(&self, at: u64, length: u64) -> io::Result<()> {
-        let mut contents = lock(&self.contents);
-        let region = contents.regions.get_mut(&at);
-        let region = region.filter(|region| region.length == length);
-        self.show(at, region.ok_or(io::ErrorKind::NotFound)?, None)?;
-        self.reservation.clear(at, length)?;
-        contents.regions.remove(&at);
-        Ok(())
+    fn close(&self, range: RangeId) {
+        let region = lock(&self.contents).regions.remove(&range);
+        drop(region); // unmapped without the lock, for the same reason
     }
 
     fn place(&self, guest_address: Option<u64>) -> io::Result<()> {
         let mut contents = lock(&self.contents);
         contents.guest_address = guest_address;
         let mut outcome = Ok(());
-        for (offset, region) in &mut contents.regions {
+        let regions = contents.regions.values_mut();
+        for region in regions.filter(|region| region.attached.is_some()) {
             // Each has its turn, whatever becomes of those before.
-            outcome = outcome.and(self.show(*offset, region, guest_address));
+            outcome = outcome.and(self.show(region, guest_address));
         }
         outcome
     }
@@ -376,7 +367,7 @@ impl Drop for Window {
     fn drop(&mut self) {
         if self.place(None).is_err() {
             // Slots must not outlive what they point to: leave that alone.
-            self.reservation.length = 0;
+            std::mem::forget(std::mem::take(&mut lock(&self.contents).regions));
         }
     }
 }

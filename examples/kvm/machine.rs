@@ -172,7 +172,7 @@ impl Machine {
         let services = Services {
             interrupts: self.interrupts.clone(),
             doorbells: self.doorbells.clone().map(|doorbells| doorbells as _),
-            window: Arc::new(Window::new(Arc::clone(&self.vm), window, slots)?),
+            window: Arc::new(Window::new(Arc::clone(&self.vm), window, slots)),
             memory: Arc::clone(&self.memory),
             translator: None,
             notifier: None,

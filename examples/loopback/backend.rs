@@ -74,7 +74,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     // Goes before the listener does, which is the machine's.
     let _name = name;
     if options.lose_dirty_log {
-        machine.arena().lose_dirty_log();
+        machine.slots().lose_dirty_log();
     }
     let guest = guest::start(&machine, image, options, sender.clone())?;
     let handles = loop {
@@ -130,7 +130,7 @@ fn work(
     places: &Places,
     options: &Options,
 ) -> Result<(), Failure> {
-    let mappings = || machine.arena().mappings();
+    let mappings = || machine.slots().attached();
     let before = Resources::now(mappings()).context("counting descriptors")?;
     let mut frontend = Frontend::start(places, options, sender)?;
     let output = loop {

@@ -23,8 +23,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{madvise, Advice};
-use vhost_guest_vmm_traits::{MsiMessage, SharedMemoryMapper};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vhost_guest_vmm_traits::{MsiMessage, RangeId, SharedMemoryMapper};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::vmm::Forwarder;
 
@@ -83,46 +83,90 @@ impl Triggers {
 /// (SIGBUS), and it must accept only those with F_SEAL_SHRINK
 /// (`MemoryPolicy::sealed_size`).
 #[derive(Default)]
-pub struct Window {
-    /// Addresses in it are offsets in the window.
-    memory: Mutex<GuestMemoryMmap>,
+pub struct Window(Mutex<Contents>);
+
+#[derive(Default)]
+struct Contents {
+    ranges: BTreeMap<RangeId, Range>,
+    /// By window offset.
+    attached: BTreeMap<u64, Arc<MmapRegion>>,
+    next: u32,
+}
+
+struct Range {
+    mapping: Arc<MmapRegion>,
+    /// Where it is attached.
+    at: Option<u64>,
+}
+
+impl Contents {
+    /// What the guest has at `offset`.
+    fn find(&self, offset: u64, length: usize) -> Option<VolatileSlice<'_>> {
+        let (at, mapping) = self.attached.range(..=offset).next_back()?;
+        let within = usize::try_from(offset - at).ok()?;
+        mapping.get_slice(within, length).ok()
+    }
 }
 
 impl Window {
-    /// Reads what the guest has mapped at `offset`. Tells whether it has
-    /// memory there.
+    /// Reads what the guest has at `offset`. Tells whether it has memory there.
     ///
     /// Up to 8 naturally aligned bytes are read at once.
     pub fn read(&self, offset: u64, data: &mut [u8]) -> bool {
-        let memory = lock(&self.memory);
-        memory.read_slice(data, GuestAddress(offset)).is_ok()
+        let contents = lock(&self.0);
+        let found = contents.find(offset, data.len());
+        found.is_some_and(|memory| memory.read_slice(data, 0).is_ok())
     }
 
     /// Writes in the same way.
     pub fn write(&self, offset: u64, data: &[u8]) -> bool {
-        let memory = lock(&self.memory);
-        memory.write_slice(data, GuestAddress(offset)).is_ok()
+        let contents = lock(&self.0);
+        let found = contents.find(offset, data.len());
+        found.is_some_and(|memory| memory.write_slice(data, 0).is_ok())
     }
 }
 
 impl SharedMemoryMapper for Window {
-    fn map(&self, at: u64, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<()> {
+    fn open(&self, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<RangeId> {
         let file = FileOffset::new(File::from(fd.try_clone_to_owned()?), fd_offset);
-        let region = map(file, length, at, Access::ReadWrite)?;
-        let mut memory = lock(&self.memory);
-        let with = memory.insert_region(region).map_err(io::Error::other)?;
-        *memory = with;
+        // Without the lock: this may take as long as the file's owner likes.
+        let mapping = Arc::new(map(file, length, Access::ReadWrite)?);
+        let mut contents = lock(&self.0);
+        let id = RangeId(contents.next);
+        contents.next = contents.next.wrapping_add(1);
+        contents.ranges.insert(id, Range { mapping, at: None });
+        Ok(id)
+    }
+
+    fn attach(&self, range: RangeId, window_offset: u64) -> io::Result<()> {
+        let contents = &mut *lock(&self.0);
+        let range = contents.ranges.get_mut(&range);
+        let range = range.filter(|range| range.at.is_none());
+        let range = range.ok_or(io::ErrorKind::NotFound)?;
+        let end = window_offset.checked_add(range.mapping.size() as u64);
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        let before = contents.attached.range(..end).next_back();
+        if before.is_some_and(|(at, mapping)| at + mapping.size() as u64 > window_offset) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let mapping = Arc::clone(&range.mapping);
+        contents.attached.insert(window_offset, mapping);
+        range.at = Some(window_offset);
         Ok(())
     }
 
-    fn unmap(&self, at: u64, length: u64) -> io::Result<()> {
-        // Nobody else has a copy, and accesses hold the lock: it is unmapped
-        // when the region is dropped.
-        let mut memory = lock(&self.memory);
-        let removed = memory.remove_region(GuestAddress(at), length);
-        let (without, _region) = removed.map_err(|_| io::ErrorKind::NotFound)?;
-        *memory = without;
-        Ok(())
+    fn detach(&self, range: RangeId) -> io::Result<()> {
+        let contents = &mut *lock(&self.0);
+        let range = contents.ranges.get_mut(&range);
+        let at = range.and_then(|range| range.at.take());
+        // Accesses hold the lock. It stays mapped: the range has it, too.
+        let removed = at.and_then(|at| contents.attached.remove(&at));
+        removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn close(&self, range: RangeId) {
+        let closed = lock(&self.0).ranges.remove(&range);
+        drop(closed); // without the lock, for the same reason
     }
 
     /// Accesses come with an offset in the BAR, wherever the guest has put it.
@@ -141,14 +185,8 @@ pub enum Access {
 }
 
 /// Maps a part of a file, kept out of core dumps and child processes.
-pub fn map(
-    file: FileOffset,
-    length: u64,
-    address: u64,
-    access: Access,
-) -> io::Result<Arc<GuestRegionMmap>> {
-    let bad = || io::Error::from(io::ErrorKind::InvalidInput);
-    let bytes = usize::try_from(length).map_err(|_| bad())?;
+pub fn map(file: FileOffset, length: u64, access: Access) -> io::Result<MmapRegion> {
+    let bytes = usize::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
     let sharing = match access {
         Access::ReadOnly => libc::MAP_PRIVATE,
         Access::ReadWrite => libc::MAP_SHARED,
@@ -161,8 +199,7 @@ pub fn map(
         // neither advice changes what this process sees.
         unsafe { madvise(mapping.as_ptr().cast(), bytes, advice)? };
     }
-    let region = GuestRegionMmap::new(mapping, GuestAddress(address)).ok_or_else(bad)?;
-    Ok(Arc::new(region))
+    Ok(mapping)
 }
 
 /// Keeps what the system said: the device tells a file that must not be

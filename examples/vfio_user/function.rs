@@ -26,7 +26,7 @@ use vhost_guest_device::{BarKind, BarMove, Builder, MemoryPolicy, Services, Vhos
 use vhost_guest_vmm_traits::{Access as DmaAccess, AddressTranslator, Translation};
 use vm_memory::{
     FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend,
-    GuestMemoryMmap, GuestMemoryRegion,
+    GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
 use super::adapter::{map, Access, Triggers, Window};
@@ -244,7 +244,9 @@ impl ServerBackend for Function {
             true => Access::ReadWrite,
             false => Access::ReadOnly,
         };
-        let region = map(FileOffset::new(file, offset), size, address, access)?;
+        let mapping = map(FileOffset::new(file, offset), size, access)?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(address));
+        let region = Arc::new(region.ok_or_else(bad_input)?);
         let memory = self.memory.memory().insert_region(region);
         self.replace_memory(memory.map_err(io::Error::other)?);
         Ok(())

@@ -461,8 +461,12 @@ fn eventfd_of(fd: &EventFd) -> std::os::fd::OwnedFd {
 fn shows_files_in_the_window_and_holes_elsewhere() {
     let window = Window::default();
     let file = memory_file(MIB, SealFlags::empty());
-    window.map(2 * MIB, file.as_fd(), 4096, 8192).unwrap();
-    assert!(window.map(2 * MIB + 4096, file.as_fd(), 0, 4096).is_err());
+    let range = window.open(file.as_fd(), 4096, 8192).unwrap();
+    let other = window.open(file.as_fd(), 0, 4096).unwrap();
+    assert!(!window.read(2 * MIB, &mut [0; 4]));
+    window.attach(range, 2 * MIB).unwrap();
+    assert!(window.attach(range, 0).is_err());
+    assert!(window.attach(other, 2 * MIB + 4096).is_err());
     assert!(window.write(2 * MIB + 4096, b"here"));
     let mut seen = [0; 4];
     rustix::io::pread(&file, &mut seen, 8192).unwrap();
@@ -471,11 +475,14 @@ fn shows_files_in_the_window_and_holes_elsewhere() {
     for outside in [0, 2 * MIB - 2, 2 * MIB + 8190, u64::MAX] {
         assert!(!window.read(outside, &mut seen));
     }
-    assert!(window.unmap(2 * MIB, 4096).is_err());
-    window.unmap(2 * MIB, 8192).unwrap();
+    assert!(window.detach(other).is_err());
+    window.detach(range).unwrap();
+    assert!(window.detach(range).is_err());
+    window.close(range);
+    assert!(window.attach(range, 0).is_err());
     assert!(!window.read(2 * MIB + 4096, &mut seen));
 
     let sealed = memory_file(MIB, SealFlags::FUTURE_WRITE);
-    let error = window.map(0, sealed.as_fd(), 0, 4096).unwrap_err();
+    let error = window.open(sealed.as_fd(), 0, 4096).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
 }

@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `KVM_IRQFD` | [`InterruptController`], or [`Forwarder`] for the lack of it |
 //! | `KVM_IOEVENTFD` | [`Doorbells`] |
-//! | `KVM_SET_USER_MEMORY_REGION` | [`Arena`] |
+//! | `KVM_SET_USER_MEMORY_REGION` | [`Slots`] |
 //! | exits to userspace | [`PciBus`] |
 
 mod bus;
@@ -41,7 +41,7 @@ pub use bus::{Device, PciBus};
 pub use doorbells::Doorbells;
 pub use forwarder::Forwarder;
 pub use interrupts::InterruptController;
-pub use window::Arena;
+pub use window::Slots;
 
 /// The guest's memory, which the driver uses for its queues.
 const RAM: GuestAddress = GuestAddress(1 << 20);
@@ -73,7 +73,7 @@ pub struct Machine {
     /// Without irqfds, what raises interrupts in their place.
     forwarder: Option<Arc<Forwarder>>,
     doorbells: Arc<Doorbells>,
-    arena: Arc<Arena>,
+    slots: Arc<Slots>,
     ram: Arc<GuestMemoryMmap>,
 }
 
@@ -101,7 +101,7 @@ impl Machine {
             }
         };
         let doorbells = Arc::new(Doorbells::new()?);
-        let arena = Arc::new(Arena::new(config.window_size)?);
+        let slots = Arc::new(Slots::new(config.window_size as u64));
         let ram = GuestMemoryMmap::from_ranges(&[(RAM, RAM_SIZE)]).map_err(io::Error::other)?;
         let ram = Arc::new(ram);
         let services = Services {
@@ -110,7 +110,7 @@ impl Machine {
                 None => interrupts.clone(),
             },
             doorbells: config.ioeventfd.then(|| doorbells.clone() as _),
-            window: arena.clone(),
+            window: slots.clone(),
             memory: ram.clone(),
             translator: None,
             notifier: None,
@@ -129,7 +129,7 @@ impl Machine {
             interrupts,
             forwarder,
             doorbells,
-            arena,
+            slots,
             ram,
         })
     }
@@ -160,9 +160,9 @@ impl Machine {
         &self.doorbells
     }
 
-    /// The memory behind the window.
-    pub fn arena(&self) -> &Arena {
-        &self.arena
+    /// What is in the window.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// What the guest sees of the machine.
@@ -173,16 +173,12 @@ impl Machine {
         // owner exists. The device accesses it through vm-memory, with
         // volatile loads and stores; nobody makes references to it.
         let ram = unsafe { Window::from_raw(ram, RAM_SIZE as u64, Some(self.ram.clone())) };
-        let (base, size) = (self.arena.base(), self.arena.size() as u64);
-        // SAFETY: the arena is readable and writable all over as long as it
-        // exists, and nobody makes references to its memory.
-        let window = unsafe { Window::from_raw(base, size, Some(self.arena.clone())) };
         Ok(Platform {
             bus: self.bus.clone(),
             interrupts: self.interrupts.clone(),
             ram: ram.ok_or(io::ErrorKind::Other)?,
             ram_address: RAM.0,
-            shared_memory: window.ok_or(io::ErrorKind::Other)?,
+            shared_memory: Window::from_pieces(self.slots.clone(), self.slots.size()),
             mmio_address: MMIO,
         })
     }

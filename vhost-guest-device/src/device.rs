@@ -20,7 +20,6 @@
 mod life_cycle;
 mod limits;
 pub(crate) mod options;
-pub(crate) mod ordered;
 mod pause;
 mod reset;
 mod restore;
@@ -35,7 +34,7 @@ use std::sync::Arc;
 
 use rustix::event::{eventfd, EventfdFlags};
 use vhost_guest_msg::Limits;
-use vhost_guest_vmm_traits::{DeviceNotifier, SharedMemoryMapper};
+use vhost_guest_vmm_traits::DeviceNotifier;
 use vm_memory::GuestAddressSpace;
 
 use crate::connection::{Connection, DriverQueues, InflightMemory, Resources};
@@ -49,7 +48,9 @@ use crate::guest::queue::{Queues, MAX_CHAIN};
 use crate::guest::registers::{Registers, Setup};
 use crate::guest::virtio::device_config::Properties;
 use crate::guest::virtio::feature;
-use crate::memory::{Memory, MemoryLimits};
+use crate::memory::window::detach_before;
+use crate::memory::{Memory, MemoryError, MemoryLimits, Window};
+use crate::sync::{Epochs, Ordered};
 use crate::vmm::journal::Journal;
 use crate::vmm::services::Services;
 use crate::vmm::statistics::Statistics;
@@ -74,7 +75,8 @@ pub(crate) struct Device<M> {
     pub limits: Limits,
     /// Moves device state, if the VMM wants that.
     pub pump: Option<Pump>,
-    window: Arc<dyn SharedMemoryMapper>,
+    pub window: Arc<Ordered<Window>>,
+    epochs: Arc<Epochs>,
     listener: Listener,
     wake: Arc<OwnedFd>,
     pub reply_limit: Alarm,
@@ -141,7 +143,17 @@ impl<M: GuestAddressSpace> Device<M> {
             max_regions: options.memory_slots.into(),
             policy: options.memory_policy,
         };
-        let memory = Memory::new(Arc::clone(&services.window), bounds)?;
+        let (epochs, reaper) = (Arc::new(Epochs::default()), Reaper::new());
+        let mapper = services.window;
+        let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs));
+        let window = Arc::new(Ordered::new(window));
+        let memory = Memory::new(
+            mapper,
+            Arc::clone(&window),
+            reaper.clone(),
+            epochs.current(),
+            bounds,
+        )?;
         let mut device = Self {
             registers,
             memory,
@@ -151,13 +163,14 @@ impl<M: GuestAddressSpace> Device<M> {
             journal: Journal::new(),
             statistics: Statistics::default(),
             poller: Poller::new()?,
-            reaper: Reaper::new(),
+            reaper,
             signaller,
             kinds: FdKinds::new()?,
             inflight: InflightMemory::new(options.inflight_limit),
             limits,
             pump,
-            window: services.window,
+            window,
+            epochs,
             listener: Listener::new(listener)?,
             wake,
             reply_limit: Alarm::new(options.reply_timeout)?,
@@ -185,6 +198,18 @@ impl<M: GuestAddressSpace> Device<M> {
             poller.watch(Token::Queue(queue), eventfd.as_fd(), Interest::READ)?;
         }
         self.watch_limits()
+    }
+
+    /// Takes all of the frontend's memory from the guest.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be detached: fatal.
+    fn revoke_memory(&mut self) -> Result<(), MemoryError> {
+        let epoch = self.epochs.raise();
+        let detached = detach_before(&self.window, epoch);
+        self.memory.renew(epoch);
+        detached
     }
 
     /// A duplicate of the descriptor that becomes readable when the device

@@ -22,13 +22,13 @@ use vhost_guest_vmm_traits::{
 use vm_memory::GuestAddressSpace;
 
 use crate::device::options::Options;
-use crate::device::ordered::Ordered;
 use crate::device::worker::{Shared, Worker};
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::event_loop::poller;
 use crate::guest::pci::{BarMove, BarSpec};
 use crate::memory::Missing;
+use crate::sync::Ordered;
 use crate::vmm::services::Services;
 use crate::vmm::statistics::Statistics;
 

@@ -57,6 +57,7 @@ mod fd;
 mod function;
 mod guest;
 mod memory;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod vmm;

@@ -14,9 +14,12 @@
 //! | the driver's reply to one of the first four | [`Memory::settle`] |
 //!
 //! Each change happens completely or not at all. What it takes away stays
-//! mapped until the driver has proved that it knows; then [`Memory::settle`]
-//! unmaps it, or takes the whole change back if the driver refused it. One
+//! attached until the driver has proved that it knows; then [`Memory::settle`]
+//! detaches it, or takes the whole change back if the driver refused it. One
 //! change is pending at a time: the next message about memory has to wait.
+//!
+//! [`Memory`] is what is planned, and one connection's; [`Window`] is what the
+//! guest has now, and anybody may take it away ([`window`]).
 //!
 //! The device never looks into the memory. It maps the pages of files that are
 //! memory (see [`crate::fd`]) that have a byte on them which a message speaks of,
@@ -27,14 +30,15 @@ mod error;
 mod layout;
 mod placing;
 mod plan;
+mod range;
 mod table;
 mod watch;
+pub(crate) mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::ops::Range;
-use std::os::fd::AsFd;
+use std::ops;
 use std::sync::Arc;
 
 use vhost_guest_msg::{MemRegion, MemTable, Region, RemMemReg};
@@ -42,12 +46,15 @@ use vhost_guest_vmm_traits::SharedMemoryMapper;
 
 pub(crate) use self::change::{Area, Outcome, RingAddress, Ticket};
 pub(crate) use self::error::MemoryError;
-use self::layout::{Layout, Wanted};
+use self::layout::{Layout, Piece, Wanted};
 use self::plan::Plan;
+use self::range::Range;
 use self::table::{area_extent, region_extent, Placed, PlacedArea, Table};
 use self::watch::check_sizes;
-pub(crate) use self::watch::{Missing, Watch};
-use crate::fd::{FileIdentity, ForeignFd, MemoryFd, MemoryPolicy};
+pub(crate) use self::watch::Watch;
+pub(crate) use self::window::{Misplaced, Missing, Window};
+use crate::fd::{FileIdentity, ForeignFd, MemoryFd, MemoryPolicy, Reaper};
+use crate::sync::{Epoch, Ordered};
 
 /// Bounds for what a frontend can make the device do.
 #[derive(Clone, Copy, Debug)]
@@ -63,59 +70,73 @@ pub(crate) struct MemoryLimits {
     pub(crate) policy: MemoryPolicy,
 }
 
+impl MemoryLimits {
+    /// An empty window with these limits.
+    fn layout(&self) -> Layout {
+        // Three pieces for a region or area (its first and last page may be
+        // others' too), in two generations.
+        let max_pieces = self.max_regions.saturating_add(2).saturating_mul(6);
+        Layout::new(self.window_size, max_pieces)
+    }
+}
+
 /// A change that waits for the driver.
 #[derive(Debug)]
 struct Pending {
     ticket: u64,
     /// The table before the change.
     before: Table,
-    /// What the change mapped.
+    /// What the change attached.
     added: Vec<u64>,
     /// What the change makes superfluous.
     retired: Vec<u64>,
 }
 
-/// The frontend's memory, as far as it is in the window.
+/// The frontend's memory: what is to be in the window, and where.
 pub(crate) struct Memory {
     mapper: Arc<dyn SharedMemoryMapper>,
+    window: Arc<Ordered<Window>>,
+    reaper: Reaper,
     limits: MemoryLimits,
+    /// The epoch that everything here is for.
+    epoch: Epoch,
     table: Table,
-    /// What is mapped; this is the book that unmapping goes by.
+    /// What is attached, if nobody has taken it away.
     layout: Layout,
-    /// One descriptor for each mapped file.
-    files: BTreeMap<FileIdentity, MemoryFd>,
+    /// One descriptor for each file in the layout.
+    files: BTreeMap<FileIdentity, Arc<MemoryFd>>,
     /// Tells when one of them shrinks.
     watch: Watch,
     pending: Option<Pending>,
     tickets: u64,
-    withdrawn: bool,
-    dead: bool,
 }
 
 impl Memory {
-    /// An empty window.
+    /// Nothing, in an empty window. `mapper` opens what `window` attaches, and
+    /// `reaper` closes it.
     ///
     /// # Errors
     ///
     /// The environment's: no descriptor, or no inotify.
     pub(crate) fn new(
         mapper: Arc<dyn SharedMemoryMapper>,
+        window: Arc<Ordered<Window>>,
+        reaper: Reaper,
+        epoch: Epoch,
         limits: MemoryLimits,
     ) -> io::Result<Self> {
-        // Three pieces for a region or area (its first and last page may be
-        // others' too), in two generations.
-        let max_pieces = limits.max_regions.saturating_add(2).saturating_mul(6);
         Ok(Self {
             mapper,
+            window,
+            reaper,
             limits,
+            epoch,
             table: Table::default(),
-            layout: Layout::new(limits.window_size, max_pieces),
+            layout: limits.layout(),
             files: BTreeMap::new(),
             watch: Watch::new()?,
             pending: None,
             tickets: 0,
-            withdrawn: false,
-            dead: false,
         })
     }
 
@@ -259,13 +280,13 @@ impl Memory {
             .is_some_and(|pending| !pending.retired.is_empty())
     }
 
-    /// Ends a change, now that the driver has replied: unmaps what it does not
+    /// Ends a change, now that the driver has replied: detaches what it does not
     /// need any more, or takes the change back. A ticket of the past has no
     /// effect.
     ///
     /// # Errors
     ///
-    /// Something could not be unmapped: fatal.
+    /// Something could not be detached: fatal.
     pub(crate) fn settle(&mut self, ticket: Ticket, outcome: Outcome) -> Result<(), MemoryError> {
         let Some(pending) = self.pending.take_if(|pending| pending.ticket == ticket.0) else {
             return Ok(());
@@ -277,37 +298,17 @@ impl Memory {
                 pending.added
             }
         };
-        self.unmap(superfluous)
+        self.detach(&superfluous)
     }
 
-    /// Takes everything out of the window, whatever anybody thinks. When it
-    /// returns, the guest has none of the frontend's memory.
-    ///
-    /// # Errors
-    ///
-    /// Something could not be unmapped: fatal. Calling it again tries again.
-    pub(crate) fn revoke(&mut self) -> Result<(), MemoryError> {
+    /// Forgets everything: the window was emptied of what was there before
+    /// `epoch`, or is just being emptied. What comes now is for `epoch`.
+    pub(crate) fn renew(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
         self.table = Table::default();
         self.pending = None;
-        self.withdrawn = false;
-        let everything = self.layout.pieces().keys().copied().collect();
-        let outcome = self.unmap(everything);
-        self.layout.forget_space();
-        outcome
-    }
-
-    /// A part of [`revoke`](Self::revoke): takes a few pieces out of the
-    /// window. Tells whether there were any.
-    ///
-    /// # Errors
-    ///
-    /// Something could not be unmapped: fatal.
-    pub(crate) fn revoke_some(&mut self, most: usize) -> Result<bool, MemoryError> {
-        let pieces = self.layout.pieces().keys().copied();
-        let some: Vec<_> = pieces.take(most).collect();
-        let any = !some.is_empty();
-        self.unmap(some)?;
-        Ok(any)
+        self.layout = self.limits.layout();
+        self.let_go();
     }
 
     /// Bytes in the window, with memory or without.
@@ -326,22 +327,8 @@ impl Memory {
         self.table.regions.len()
     }
 
-    /// Bytes that are mapped.
-    pub(crate) fn mapped_bytes(&self) -> u64 {
-        self.layout
-            .pieces()
-            .values()
-            .map(|piece| piece.length)
-            .sum()
-    }
-
     fn check_ready(&self) -> Result<(), MemoryError> {
-        if self.dead {
-            return Err(MemoryError::Dead);
-        }
-        if self.withdrawn {
-            return Err(MemoryError::Withdrawn);
-        }
+        self.window.lock().check(self.epoch)?;
         if self.pending.is_some() {
             return Err(MemoryError::Pending);
         }
@@ -368,7 +355,7 @@ impl Memory {
         &mut self,
         mut table: Table,
         files: Vec<MemoryFd>,
-        new: Range<usize>,
+        new: ops::Range<usize>,
         rings: &[RingAddress],
     ) -> Result<Ticket, MemoryError> {
         let wanted = table.wanted();
@@ -389,47 +376,63 @@ impl Memory {
                 return Err(MemoryError::RingMoved);
             }
         }
-        let mut mapped = Vec::with_capacity(plan.map.len());
-        let acquired = self
+        let files: Vec<_> = files.into_iter().map(|file| self.keep(file)).collect();
+        let attached = self
             .watch_all(&files)
-            .and_then(|()| self.map(&plan, &files, &new, &mut mapped))
-            .and_then(|()| check_sizes(wanted.get(new).unwrap_or_default(), &files));
-        if let Err(error) = acquired {
-            self.unmap(mapped)?;
+            .and_then(|()| self.open(&plan, &files, new.start))
+            .and_then(|ranges| {
+                check_sizes(wanted.get(new).unwrap_or_default(), &files)?;
+                self.attach(ranges)
+            });
+        if let Err(error) = attached {
+            self.let_go();
             return Err(error);
         }
-        Ok(self.commit(table, plan, files))
+        Ok(self.commit(table, plan))
     }
 
-    /// Maps what the plan asks for, and says in `mapped` how far it came.
-    fn map(
-        &mut self,
+    /// Keeps one descriptor for each file.
+    fn keep(&mut self, file: MemoryFd) -> Arc<MemoryFd> {
+        let entry = self.files.entry(file.identity());
+        Arc::clone(entry.or_insert_with(|| Arc::new(file)))
+    }
+
+    /// Opens what the plan asks for. `files` are those of what the message
+    /// speaks of, the first of which is number `first` in the plan.
+    fn open(
+        &self,
         plan: &Plan,
-        files: &[MemoryFd],
-        new: &Range<usize>,
-        mapped: &mut Vec<u64>,
-    ) -> Result<(), MemoryError> {
-        for (index, at, piece) in &plan.map {
-            let file = index
-                .checked_sub(new.start)
-                .and_then(|index| files.get(index));
+        files: &[Arc<MemoryFd>],
+        first: usize,
+    ) -> Result<Vec<(u64, Range)>, MemoryError> {
+        let open = |(index, at, piece): &(usize, u64, Piece)| {
+            let file = index.checked_sub(first).and_then(|index| files.get(index));
             let Some(file) = file else {
                 let missing = "no descriptor for a part of the memory";
                 return Err(MemoryError::Map(io::Error::other(missing)));
             };
-            self.mapper
-                .map(*at, file.as_fd(), piece.offset, piece.length)
-                .map_err(|error| match error.kind() {
-                    io::ErrorKind::PermissionDenied => MemoryError::NotMappable(error),
-                    _ => MemoryError::Map(error),
-                })?;
-            self.layout.insert(*at, *piece);
-            mapped.push(*at);
+            let range = Range::open(&self.mapper, file, *piece, &self.reaper)?;
+            Ok((*at, range))
+        };
+        plan.map.iter().map(open).collect()
+    }
+
+    /// Attaches all ranges, or none.
+    fn attach(&self, ranges: Vec<(u64, Range)>) -> Result<(), MemoryError> {
+        let mut window = self.window.lock();
+        let mut attached = Vec::with_capacity(ranges.len());
+        for (at, range) in ranges {
+            if let Err(error) = window.attach(self.epoch, at, range) {
+                let back = attached.iter().map(|at| window.detach(self.epoch, *at));
+                // What is fatal is worse than what it was about.
+                return back.fold(Ok(()), Result::and).and(Err(error));
+            }
+            attached.push(at);
         }
         Ok(())
     }
 
-    fn commit(&mut self, table: Table, plan: Plan, files: Vec<MemoryFd>) -> Ticket {
+    fn commit(&mut self, table: Table, plan: Plan) -> Ticket {
         self.tickets += 1;
         self.pending = Some(Pending {
             ticket: self.tickets,
@@ -438,31 +441,29 @@ impl Memory {
             retired: plan.retire,
         });
         self.layout = plan.layout;
-        for file in files {
-            self.files.entry(file.identity()).or_insert(file);
-        }
         Ticket(self.tickets)
     }
 
-    /// Unmaps pieces, all that can be.
-    fn unmap(&mut self, pieces: Vec<u64>) -> Result<(), MemoryError> {
+    /// Detaches pieces, all that can be.
+    fn detach(&mut self, pieces: &[u64]) -> Result<(), MemoryError> {
         let mut outcome = Ok(());
+        let mut window = self.window.lock();
         for at in pieces {
-            let Some(piece) = self.layout.pieces().get(&at) else {
-                continue;
-            };
-            match self.mapper.unmap(at, piece.length) {
-                Ok(()) => self.layout.remove(at),
-                Err(error) => {
-                    self.dead = true;
-                    outcome = outcome.and(Err(MemoryError::Unmap(error)));
-                }
+            match window.detach(self.epoch, *at) {
+                Ok(()) => self.layout.remove(*at),
+                Err(error) => outcome = Err(error),
             }
         }
+        drop(window);
+        self.let_go();
+        outcome
+    }
+
+    /// Lets go of files that are not in the layout.
+    fn let_go(&mut self) {
         let layout = &self.layout;
         self.watch.retain(|identity| layout.uses(identity));
         self.files.retain(|identity, _| layout.uses(*identity));
-        outcome
     }
 }
 
@@ -471,17 +472,9 @@ impl fmt::Debug for Memory {
         f.debug_struct("Memory")
             .field("limits", &self.limits)
             .field("regions", &self.table.regions.len())
-            .field("mapped_bytes", &self.mapped_bytes())
+            .field("window", &self.window)
             .field("pending", &self.pending.is_some())
-            .field("dead", &self.dead)
             .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // Who wants to know whether it worked calls it himself.
-        let _ = self.revoke();
     }
 }
 

@@ -20,10 +20,13 @@
 //! # Rules for every method
 //!
 //! - Methods take `&self`, are called from any thread (a vCPU's, the device's
-//!   own, the VMM's), never two at a time for the same object and device.
+//!   own, the VMM's), never two at a time for the same object and device;
+//!   [`open`](SharedMemoryMapper::open) and [`close`](SharedMemoryMapper::close)
+//!   apart, which come at any time.
 //! - They may block on the VMM's own machinery (an `ioctl`, a request to
 //!   another process of the VMM), never on anything that the frontend or the
-//!   guest controls.
+//!   guest controls; `open` and `close` apart, which are what may wait for a
+//!   file's owner.
 //! - They must not call back into the device: its lock is held.
 //! - They do not panic. An error leaves everything as it was before the call,
 //!   unless the method says otherwise.
@@ -35,8 +38,8 @@
 //!
 //! # What will not change
 //!
-//! The traits are frozen: an adapter that is written today works with every
-//! later version. What may be added is
+//! Nothing is released yet. The first release freezes the traits: an adapter that
+//! works with it works with every later version. What may be added then is
 //!
 //! - a method with a default, which does what devices did without it;
 //! - a trait of its own for something new, which a VMM may lend or not;
@@ -109,4 +112,4 @@ pub mod test_utils;
 pub use doorbell::IoEventFdRegistrar;
 pub use host::{Access, AddressTranslator, DeviceNotifier, ThreadHook, Translation};
 pub use interrupt::{Arming, InterruptManager, MsiMessage, SourceId};
-pub use memory::SharedMemoryMapper;
+pub use memory::{RangeId, SharedMemoryMapper};

@@ -28,8 +28,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    Arming, DeviceNotifier, InterruptManager, IoEventFdRegistrar, MsiMessage, SharedMemoryMapper,
-    SourceId, ThreadHook,
+    Arming, DeviceNotifier, InterruptManager, IoEventFdRegistrar, MsiMessage, RangeId,
+    SharedMemoryMapper, SourceId, ThreadHook,
 };
 
 /// One recorded call. Descriptors are recorded by number, for comparison only.
@@ -59,14 +59,20 @@ pub enum Call {
         eventfd: RawFd,
         address: u64,
     },
-    Map {
-        window_offset: u64,
+    Open {
+        range: RangeId,
         fd_offset: u64,
         length: u64,
     },
-    Unmap {
+    Attach {
+        range: RangeId,
         window_offset: u64,
-        length: u64,
+    },
+    Detach {
+        range: RangeId,
+    },
+    Close {
+        range: RangeId,
     },
     Place {
         guest_address: Option<u64>,
@@ -78,15 +84,15 @@ pub enum Call {
     },
 }
 
-/// A range that is mapped in the window of a [`TestVmm`].
+/// A range of a file that a [`TestVmm`] has opened.
 #[derive(Debug)]
-pub struct Mapping {
+struct OpenRange {
     /// A duplicate of the file.
-    pub fd: OwnedFd,
-    /// Offset of the first byte in the file.
-    pub fd_offset: u64,
-    /// Length in bytes.
-    pub length: u64,
+    fd: OwnedFd,
+    fd_offset: u64,
+    length: u64,
+    /// Where it is in the window, if it is attached.
+    window_offset: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +105,8 @@ struct State {
     /// The eventfds that are armed, as the kernel tells them apart.
     identities: BTreeMap<SourceId, Option<u64>>,
     doorbells: BTreeMap<u64, OwnedFd>,
-    window: BTreeMap<u64, Mapping>,
+    next_range: u32,
+    ranges: BTreeMap<RangeId, OpenRange>,
     placed: Option<u64>,
 }
 
@@ -206,38 +213,46 @@ impl TestVmm {
         self.state().sources.len()
     }
 
-    /// Mapped ranges as (window offset, file offset, length), ascending.
+    /// Attached ranges as (window offset, file offset, length), ascending.
     pub fn mappings(&self) -> Vec<(u64, u64, u64)> {
         let state = self.state();
-        state
-            .window
-            .iter()
-            .map(|(at, m)| (*at, m.fd_offset, m.length))
-            .collect()
+        let ranges = state.ranges.values();
+        let attached = ranges.filter_map(|r| Some((r.window_offset?, r.fd_offset, r.length)));
+        let mut attached: Vec<_> = attached.collect();
+        attached.sort_unstable();
+        attached
     }
 
-    /// Reads from the file that is mapped at `window_offset`, as the guest
-    /// would. `None` where nothing is mapped.
+    /// The number of ranges that are open, attached or not.
+    pub fn open_ranges(&self) -> usize {
+        self.state().ranges.len()
+    }
+
+    /// Reads from the file that is attached at `window_offset`, as the guest
+    /// would. `None` where nothing is attached.
     pub fn read_window(&self, window_offset: u64, data: &mut [u8]) -> Option<()> {
         let (file, offset) = self.at(window_offset, data.len())?;
         file.read_exact_at(data, offset).ok()
     }
 
-    /// Writes to the file that is mapped at `window_offset`, as the guest
-    /// would. `None` where nothing is mapped.
+    /// Writes to the file that is attached at `window_offset`, as the guest
+    /// would. `None` where nothing is attached.
     pub fn write_window(&self, window_offset: u64, data: &[u8]) -> Option<()> {
         let (file, offset) = self.at(window_offset, data.len())?;
         file.write_all_at(data, offset).ok()
     }
 
-    /// The file that is mapped at `window_offset`, and the offset in it.
+    /// The file that is attached at `window_offset`, and the offset in it.
     fn at(&self, window_offset: u64, length: usize) -> Option<(File, u64)> {
         let state = self.state();
-        let (at, mapping) = state.window.range(..=window_offset).next_back()?;
-        let within = window_offset - at;
-        let end = within.checked_add(length as u64)?;
-        let file = mapping.fd.try_clone().ok()?;
-        (end <= mapping.length).then(|| (file.into(), mapping.fd_offset + within))
+        let within = |range: &OpenRange| {
+            let within = window_offset.checked_sub(range.window_offset?)?;
+            let end = within.checked_add(length as u64)?;
+            (end <= range.length).then_some(within)
+        };
+        let mut found = state.ranges.values();
+        let (range, within) = found.find_map(|range| Some((range, within(range)?)))?;
+        Some((range.fd.try_clone().ok()?.into(), range.fd_offset + within))
     }
 
     /// Where the window is.
@@ -361,60 +376,84 @@ fn end_of_pages(fd: &OwnedFd) -> io::Result<u64> {
 }
 
 impl SharedMemoryMapper for TestVmm {
-    fn map(
-        &self,
-        window_offset: u64,
-        fd: BorrowedFd<'_>,
-        fd_offset: u64,
-        length: u64,
-    ) -> io::Result<()> {
+    fn open(&self, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<RangeId> {
         let mut state = self.state();
         state.step()?;
-        let end = window_offset
-            .checked_add(length)
-            .expect("window range overflows");
-        let before = state.window.range(..end).next_back();
-        let free = before.is_none_or(|(at, mapping)| at + mapping.length <= window_offset);
         assert!(
-            free && length > 0,
-            "map at {window_offset:#x} over a mapping"
-        );
-        assert!(
-            (window_offset | fd_offset | length).is_multiple_of(4096),
-            "map of parts of pages"
+            length > 0 && (fd_offset | length).is_multiple_of(4096),
+            "open of parts of pages"
         );
         let fd = fd.try_clone_to_owned()?;
+        let end = fd_offset.checked_add(length);
+        let behind = end_of_pages(&fd)?;
         assert!(
-            fd_offset + length <= end_of_pages(&fd)?,
-            "map of pages behind the end of a file"
+            end.is_some_and(|end| end <= behind),
+            "open of pages behind the end of a file"
         );
-        let mapping = Mapping {
+        let range = RangeId(state.next_range);
+        state.next_range += 1;
+        let opened = OpenRange {
             fd,
             fd_offset,
             length,
+            window_offset: None,
         };
-        state.window.insert(window_offset, mapping);
-        state.calls.push(Call::Map {
-            window_offset,
+        state.ranges.insert(range, opened);
+        state.calls.push(Call::Open {
+            range,
             fd_offset,
             length,
+        });
+        Ok(range)
+    }
+
+    fn attach(&self, range: RangeId, window_offset: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let opened = state.ranges.get(&range);
+        let opened = opened.unwrap_or_else(|| panic!("attach of {range:?}, which is not open"));
+        assert_eq!(opened.window_offset, None, "attach of what is attached");
+        assert!(
+            window_offset.is_multiple_of(4096),
+            "attach at a part of a page"
+        );
+        let end = window_offset.checked_add(opened.length);
+        let end = end.expect("a range within the window");
+        let meets = |other: &OpenRange| {
+            let at = other.window_offset;
+            at.is_some_and(|at| at < end && window_offset < at + other.length)
+        };
+        assert!(
+            !state.ranges.values().any(meets),
+            "attach at {window_offset:#x} over a range"
+        );
+        state.step()?;
+        let opened = state.ranges.get_mut(&range).expect("it was there");
+        opened.window_offset = Some(window_offset);
+        state.calls.push(Call::Attach {
+            range,
+            window_offset,
         });
         Ok(())
     }
 
-    fn unmap(&self, window_offset: u64, length: u64) -> io::Result<()> {
+    fn detach(&self, range: RangeId) -> io::Result<()> {
         let mut state = self.state();
+        let opened = state.ranges.get(&range);
+        let attached = opened.is_some_and(|range| range.window_offset.is_some());
+        assert!(attached, "detach of {range:?}, which is not attached");
         state.step()?;
-        let mapping = state
-            .window
-            .remove(&window_offset)
-            .expect("unmap of what is mapped");
-        assert_eq!(mapping.length, length, "unmap of part of a mapping");
-        state.calls.push(Call::Unmap {
-            window_offset,
-            length,
-        });
+        let opened = state.ranges.get_mut(&range).expect("it was there");
+        opened.window_offset = None;
+        state.calls.push(Call::Detach { range });
         Ok(())
+    }
+
+    fn close(&self, range: RangeId) {
+        let mut state = self.state();
+        let closed = state.ranges.remove(&range);
+        let closed = closed.unwrap_or_else(|| panic!("close of {range:?}, which is not open"));
+        assert_eq!(closed.window_offset, None, "close of what is attached");
+        state.calls.push(Call::Close { range });
     }
 
     fn place(&self, guest_address: Option<u64>) -> io::Result<()> {
@@ -444,6 +483,16 @@ impl ThreadHook for TestVmm {
         let name = name.to_owned();
         state.calls.push(Call::ThreadStarted { name });
         Ok(())
+    }
+}
+
+impl Drop for TestVmm {
+    fn drop(&mut self) {
+        // Who breaks a contract panics, in a thread that perhaps nobody asks.
+        assert!(
+            !self.state.is_poisoned() || std::thread::panicking(),
+            "a contract was broken in some thread"
+        );
     }
 }
 

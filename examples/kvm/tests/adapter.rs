@@ -207,45 +207,57 @@ fn leaves_nothing_of_a_file_behind() {
     let Some(machine) = machine() else {
         return;
     };
-    let window = Window::new(Arc::clone(machine.vm()), 16 * SIZE, 100..102).unwrap();
+    let window = Window::new(Arc::clone(machine.vm()), 16 * SIZE, 100..102);
     window.place(Some(0xD000_0000)).unwrap();
     let file = named_file("kvm-window-1");
-    window.map(SIZE, file.as_fd(), 0, SIZE).unwrap();
-    window.map(2 * SIZE, file.as_fd(), 0, SIZE).unwrap();
+    let open = || window.open(file.as_fd(), 0, SIZE).unwrap();
+    let [first, second, third] = [open(), open(), open()];
     assert!(is_mapped("kvm-window-1"));
+    window.attach(first, SIZE).unwrap();
+    window.attach(second, 2 * SIZE).unwrap();
+    window.attach(second, 4 * SIZE).unwrap_err();
     // There are two slots only.
-    let error = window.map(3 * SIZE, file.as_fd(), 0, SIZE).unwrap_err();
+    let error = window.attach(third, 3 * SIZE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
-    window.unmap(SIZE, 4096).unwrap_err();
-    window.unmap(SIZE, SIZE).unwrap();
-    window.unmap(SIZE, SIZE).unwrap_err();
-    window.map(3 * SIZE, file.as_fd(), 0, SIZE).unwrap();
-    window.unmap(2 * SIZE, SIZE).unwrap();
-    window.unmap(3 * SIZE, SIZE).unwrap();
+    window.detach(third).unwrap_err();
+    window.detach(first).unwrap();
+    window.detach(first).unwrap_err();
+    window.attach(third, 3 * SIZE).unwrap();
+    window.close(first);
+    window.attach(first, SIZE).unwrap_err();
+    for range in [second, third] {
+        window.detach(range).unwrap();
+        assert!(is_mapped("kvm-window-1"), "its end is to close it");
+        window.close(range);
+    }
     assert!(!is_mapped("kvm-window-1"));
 }
 
 #[test]
-fn maps_nothing_that_it_cannot_map_whole() {
+fn shows_nothing_that_it_cannot_show_whole() {
     let Some(machine) = machine() else {
         return;
     };
-    let window = Window::new(Arc::clone(machine.vm()), 16 * SIZE, 100..110).unwrap();
+    let window = Window::new(Arc::clone(machine.vm()), 16 * SIZE, 100..110);
     let sealed = named_file("kvm-window-2");
     fcntl_add_seals(&sealed, SealFlags::FUTURE_WRITE).unwrap();
-    let error = window.map(SIZE, sealed.as_fd(), 0, SIZE).unwrap_err();
+    let error = window.open(sealed.as_fd(), 0, SIZE).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     let file = named_file("kvm-window-3");
-    window
-        .map(u64::MAX - SIZE + 1, file.as_fd(), 0, SIZE)
-        .unwrap_err();
+    let [first, second] = [(); 2].map(|()| window.open(file.as_fd(), 0, SIZE).unwrap());
+    for outside in [16 * SIZE, u64::MAX - SIZE + 1] {
+        window.attach(first, outside).unwrap_err();
+    }
     // In the middle of RAM there is no place for the window. It is nowhere
     // then, and not lost.
-    window.map(SIZE, file.as_fd(), 0, SIZE).unwrap();
-    window.map(2 * SIZE, file.as_fd(), 0, SIZE).unwrap();
+    window.attach(first, SIZE).unwrap();
+    window.attach(second, 2 * SIZE).unwrap();
     let error = window.place(Some(0)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     window.place(Some(0xD000_0000)).unwrap();
+    let third = window.open(file.as_fd(), 0, SIZE).unwrap();
+    window.attach(third, SIZE).unwrap_err();
+    window.attach(third, 3 * SIZE).unwrap();
     let error = window.place(Some(u64::MAX - 3 * SIZE + 1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     window.place(None).unwrap();

@@ -21,7 +21,7 @@ use crate::guest::pci::BarMove;
 use crate::guest::queue::MessageQueue;
 use crate::guest::registers::Effect;
 use crate::guest::virtio::feature;
-use crate::memory::Missing;
+use crate::memory::{Misplaced, Missing};
 use crate::vmm::services::ServiceError;
 
 impl<M: GuestAddressSpace> Device<M> {
@@ -144,17 +144,15 @@ impl<M: GuestAddressSpace> Device<M> {
     ///
     /// It is nowhere, or the device is dead.
     pub(super) fn place_window(&mut self, address: Option<u64>) -> io::Result<()> {
-        let Err(error) = self.window.place(address) else {
-            return Ok(());
-        };
-        let hidden = match address {
-            Some(_) => self.window.place(None),
-            None => Err(error.kind().into()),
-        };
-        if let Err(stuck) = hidden {
-            self.die(io::Error::other(format!("the window is stuck: {stuck}")));
-        }
-        Err(error)
+        let placed = self.window.lock().place(address);
+        placed.map_err(|misplaced| match misplaced {
+            Misplaced::Nowhere(error) => error,
+            Misplaced::Stuck(error) => {
+                let kind = error.kind();
+                self.die(io::Error::other(format!("the window is stuck: {error}")));
+                kind.into()
+            }
+        })
     }
 
     /// A vCPU could not access memory. Returns whether it may try again: it was
@@ -181,7 +179,7 @@ impl<M: GuestAddressSpace> Device<M> {
     /// Takes memory from the guest that its frontend does not provide. Returns
     /// whether there was any; its frontend is to blame then.
     pub(crate) fn withdraw(&mut self, missing: Missing) -> bool {
-        let fault = match self.memory.withdraw(missing) {
+        let fault = match self.window.lock().withdraw(missing) {
             Ok(false) => return false,
             Ok(true) => FrontendFault::Inaccessible.into(),
             Err(error) => error.into(),
@@ -256,7 +254,7 @@ impl<M: GuestAddressSpace> Device<M> {
     pub(crate) fn revoke(&mut self) {
         let was_connected = self.connection.is_some();
         let disconnected = self.disconnect();
-        let unmapped = self.memory.revoke().map_err(io::Error::other);
+        let unmapped = self.revoke_memory().map_err(io::Error::other);
         if was_connected {
             self.lose_frontend();
         }
@@ -286,7 +284,7 @@ impl<M: GuestAddressSpace> Device<M> {
         self.condition = Condition::Dead;
         self.journal.warn(format_args!("dead: {error}"));
         let _ = self.disconnect();
-        let _ = self.memory.revoke();
+        let _ = self.revoke_memory();
         self.registers.set_needs_reset();
         if let Some(notifier) = &self.notifier {
             notifier.dead(&error);

@@ -40,7 +40,7 @@ impl<M: GuestAddressSpace> Device<M> {
             self.journal.warn(format_args!(
                 "guest: did not reset in time, memory is taken"
             ));
-            if let Err(error) = self.memory.revoke() {
+            if let Err(error) = self.revoke_memory() {
                 self.die(io::Error::other(error));
             }
         }

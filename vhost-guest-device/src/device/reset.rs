@@ -31,16 +31,18 @@ impl<M: GuestAddressSpace> Device<M> {
     /// The driver or the guest's PCI software asks for a reset. Legal in every
     /// state; the listener survives.
     pub(super) fn reset_requested(&mut self) {
-        if !self.resets_in_pieces {
+        if self.resets_in_pieces {
+            // The next turns do it: whoever calls asks for one.
+            self.epochs.raise();
+        } else {
             self.reset();
         }
-        // Else the next turns do it: whoever calls asks for one.
     }
 
     /// Resets the device, all at once.
     pub(super) fn reset(&mut self) {
         let disconnected = self.disconnect();
-        let unmapped = self.memory.revoke().map_err(io::Error::other);
+        let unmapped = self.revoke_memory().map_err(io::Error::other);
         self.limit_orphaned_memory(false);
         self.queues.clear();
         self.unopened.clear();
@@ -79,8 +81,9 @@ impl<M: GuestAddressSpace> Device<M> {
                 .take_some_doorbells(PIECES)
                 .map_err(io::Error::other)?;
         registers.check_interrupts().map_err(io::Error::other)?;
-        let memory = &mut self.memory;
-        Ok(taken || memory.revoke_some(PIECES).map_err(io::Error::other)?)
+        let epoch = self.epochs.current();
+        let detach = || self.window.lock().detach_some(epoch, PIECES);
+        Ok(taken || detach().map_err(io::Error::other)?)
     }
 
     /// A BAR moved while a reset was pending: the window was taken out of the

@@ -15,9 +15,9 @@ use std::thread::{self, JoinHandle};
 use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
-use crate::device::ordered::Ordered;
 use crate::device::Device;
 use crate::event_loop::poller;
+use crate::sync::Ordered;
 use crate::vmm::threads::WORKER;
 
 /// The device, shared between vCPUs and the worker.

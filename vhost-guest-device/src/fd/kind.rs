@@ -303,6 +303,18 @@ impl MemoryFd {
     pub(crate) fn size(&self) -> io::Result<u64> {
         Ok(attributes(self.as_fd())?.stx_size)
     }
+
+    /// Where the page ends that its last byte is on, at this moment.
+    ///
+    /// # Errors
+    ///
+    /// The kernel would not tell.
+    pub(crate) fn pages_end(&self) -> io::Result<u64> {
+        let size = self.size()?;
+        Ok(size
+            .checked_next_multiple_of(self.page_size)
+            .unwrap_or(size))
+    }
 }
 
 impl AsFd for MemoryFd {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{fallocate, FallocateFlags};
-use vhost_guest_vmm_traits::ThreadHook;
+use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper, ThreadHook};
 
 use super::crew::{Crew, Job, Shared};
 use crate::vmm::threads::{PROMPT_REAPER, REAPER};
@@ -71,7 +71,13 @@ impl Reaper {
     /// with a peer, and closes it. It takes the file's lock, which the peer may
     /// be holding.
     pub(crate) fn empty(&self, fd: OwnedFd, length: u64) {
-        self.patient.push(End { fd, empty: length });
+        self.patient.push(End::Fd { fd, empty: length });
+    }
+
+    /// Closes a range of a file that the VMM has opened.
+    pub(crate) fn close_range(&self, mapper: &Arc<dyn SharedMemoryMapper>, range: RangeId) {
+        let mapper = Arc::clone(mapper);
+        self.prompt.push(End::Range { mapper, range });
     }
 
     /// Tells whether so many descriptors wait that their sender must be up to
@@ -90,10 +96,15 @@ impl fmt::Debug for Reaper {
     }
 }
 
-/// A descriptor to be closed, after its file has been emptied of so many bytes.
-struct End {
-    fd: OwnedFd,
-    empty: u64,
+/// Something to be closed.
+enum End {
+    /// A descriptor, after its file has been emptied of so many bytes.
+    Fd { fd: OwnedFd, empty: u64 },
+    /// A range of a file that the VMM has opened.
+    Range {
+        mapper: Arc<dyn SharedMemoryMapper>,
+        range: RangeId,
+    },
 }
 
 impl Job for End {
@@ -102,12 +113,17 @@ impl Job for End {
     fn key(&self) {}
 
     fn run(self, _: &Shared<Self>) {
-        if self.empty > 0 {
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            // A file without room for a hole keeps its bytes: they are bounded.
-            let _ = fallocate(&self.fd, hole, 0, self.empty);
+        match self {
+            Self::Fd { fd, empty } => {
+                if empty > 0 {
+                    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                    // A file without room for a hole keeps its bytes: they are
+                    // bounded.
+                    let _ = fallocate(&fd, hole, 0, empty);
+                }
+            }
+            Self::Range { mapper, range } => mapper.close(range),
         }
-        drop(self.fd);
     }
 }
 
@@ -164,7 +180,7 @@ impl Drop for ForeignFd {
                 true => &self.reaper.prompt,
                 false => &self.reaper.patient,
             };
-            crew.push(End { fd, empty: 0 });
+            crew.push(End::Fd { fd, empty: 0 });
         }
     }
 }

@@ -64,6 +64,9 @@ pub(crate) enum MemoryError {
     /// That happened before.
     #[error("the window holds memory that could not be unmapped")]
     Dead,
+    /// A reset or a revocation was faster.
+    #[error("memory was taken from the guest meanwhile")]
+    Stale,
     /// The driver has not answered the previous message about memory.
     #[error("the previous change of memory is not settled yet")]
     Pending,

@@ -137,14 +137,9 @@ impl Layout {
     }
 
     /// What is mapped, by window offset.
+    #[cfg(test)]
     pub(super) fn pieces(&self) -> &BTreeMap<u64, Piece> {
         &self.pieces
-    }
-
-    /// The piece that is mapped at a window offset.
-    pub(super) fn piece_at(&self, window_offset: u64) -> Option<(u64, Piece)> {
-        let (&at, piece) = self.pieces.range(..=window_offset).next_back()?;
-        (window_offset - at < piece.length).then_some((at, *piece))
     }
 
     #[cfg(test)]
@@ -152,20 +147,9 @@ impl Layout {
         self.arenas.len()
     }
 
-    /// Takes note that something is mapped after all.
-    pub(super) fn insert(&mut self, window_offset: u64, piece: Piece) {
-        self.pieces.insert(window_offset, piece);
-    }
-
     /// Takes note that a piece is not mapped any more.
     pub(super) fn remove(&mut self, window_offset: u64) {
         self.pieces.remove(&window_offset);
-    }
-
-    /// Gives up all space, for what is mapped too: only good when nothing more
-    /// is going to be mapped beside that.
-    pub(super) fn forget_space(&mut self) {
-        self.arenas.clear();
     }
 
     /// Tells whether a piece of this file is mapped.

@@ -14,15 +14,17 @@ mod random;
 mod shared_pages;
 mod table;
 mod watch;
+mod window;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
-use vhost_guest_vmm_traits::test_utils::TestVmm;
+use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 
+use super::window::detach_before;
 use super::*;
-use crate::fd::Reaper;
+use crate::sync::Epochs;
 
 const PAGE: u64 = 0x1000;
 const MIB: u64 = 1 << 20;
@@ -56,6 +58,8 @@ type Shared<'a> = Vec<(Region, &'a TestFile)>;
 /// A device's memory with its surroundings.
 struct Bench {
     vmm: Arc<TestVmm>,
+    epochs: Arc<Epochs>,
+    window: Arc<Ordered<Window>>,
     memory: Memory,
     reaper: Reaper,
 }
@@ -72,11 +76,40 @@ impl Bench {
             max_regions,
             policy: MemoryPolicy::default(),
         };
+        Self::on(Arc::clone(&vmm) as _, vmm, limits)
+    }
+
+    /// With a mapper that need not be the test VMM.
+    fn on(mapper: Arc<dyn SharedMemoryMapper>, vmm: Arc<TestVmm>, limits: MemoryLimits) -> Self {
+        let (epochs, reaper) = (Arc::new(Epochs::default()), Reaper::spawn(None).unwrap());
+        let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs));
+        let window = Arc::new(Ordered::new(window));
+        let (lock, epoch) = (Arc::clone(&window), epochs.current());
+        let memory = Memory::new(mapper, lock, reaper.clone(), epoch, limits);
         Self {
-            memory: Memory::new(Arc::clone(&vmm) as _, limits).unwrap(),
             vmm,
-            reaper: Reaper::spawn(None).unwrap(),
+            epochs,
+            window,
+            memory: memory.unwrap(),
+            reaper,
         }
+    }
+
+    /// Takes everything away, as a device does.
+    fn revoke(&mut self) -> Result<(), MemoryError> {
+        let epoch = self.epochs.raise();
+        let detached = detach_before(&self.window, epoch);
+        self.memory.renew(epoch);
+        detached
+    }
+
+    /// What a vCPU does that cannot access memory.
+    fn withdraw(&self, missing: Missing) -> Result<bool, MemoryError> {
+        self.window.lock().withdraw(missing)
+    }
+
+    fn attached_bytes(&self) -> u64 {
+        self.window.lock().attached_bytes()
     }
 
     /// The descriptor as a frontend sends it.
@@ -95,10 +128,19 @@ impl Bench {
         &mut self,
         regions: &[(Region, &TestFile)],
     ) -> Result<(Vec<u64>, Ticket), MemoryError> {
+        let replaced = self.replace_blindly(regions)?;
+        self.check(regions);
+        Ok(replaced)
+    }
+
+    /// The same without a look at what the guest has then.
+    fn replace_blindly(
+        &mut self,
+        regions: &[(Region, &TestFile)],
+    ) -> Result<(Vec<u64>, Ticket), MemoryError> {
         let table = self.table(regions);
         let (moved, ticket) = self.memory.replace(table, &[])?;
         let places = moved.regions().map(Region::user_address).collect();
-        self.check(regions);
         Ok((places, ticket))
     }
 
@@ -165,15 +207,30 @@ impl Bench {
         );
     }
 
-    /// Makes sure that the books agree with what is mapped.
+    fn is_dead(&self) -> bool {
+        let checked = self.window.lock().check(self.epochs.current());
+        matches!(checked, Err(MemoryError::Dead))
+    }
+
+    /// What the VMM was asked since the last time. Ranges are closed elsewhere,
+    /// some time.
+    fn calls(&self) -> Vec<Call> {
+        let mut calls = self.vmm.take_calls();
+        calls.retain(|call| !matches!(call, Call::Close { .. }));
+        calls
+    }
+
+    /// Makes sure that the books agree with what the guest has.
     fn check_books(&self) {
-        let pieces = self.memory.layout.pieces();
-        let books: Vec<_> = pieces
-            .iter()
-            .map(|(at, p)| (*at, p.offset, p.length))
-            .collect();
+        let window = self.window.lock();
         let mapped = self.vmm.mappings();
-        assert_eq!(books, mapped);
+        assert_eq!(window.ranges(), mapped);
+        let pieces = self.memory.layout.pieces();
+        let piece = |(at, p): (&u64, &Piece)| (*at, p.offset, p.length);
+        let planned: Vec<_> = pieces.iter().map(piece).collect();
+        if window.check(self.memory.epoch).is_ok() {
+            assert_eq!(planned, mapped);
+        }
         for (at, _, length) in mapped {
             assert!(at >= 2 * MIB && at + length <= self.memory.limits.window_size);
         }

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
@@ -84,19 +85,6 @@ impl Watch {
     }
 }
 
-/// Memory in the window that the guest must not touch any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// What is behind the end of its file now.
-    Truncated,
-    /// That, and what is at this window offset: a vCPU could not access it, and
-    /// whatever the size of its file is, there was no page for it.
-    At(u64),
-    /// The same, but nobody knows where: what is behind the end of its file, or,
-    /// if nothing is, everything.
-    Somewhere,
-}
-
 impl Memory {
     /// Readable when a file has changed that is mapped: see
     /// [`take_changes`](Self::take_changes).
@@ -109,49 +97,8 @@ impl Memory {
         self.watch.take();
     }
 
-    /// Withdraws memory that is not there. Tells whether there was any.
-    ///
-    /// The frontend that does not provide the memory that it shared loses it:
-    /// this memory takes no more changes until it is revoked.
-    ///
-    /// # Errors
-    ///
-    /// Something could not be unmapped: fatal.
-    pub(crate) fn withdraw(&mut self, missing: Missing) -> Result<bool, MemoryError> {
-        let mut lost = self.truncated();
-        match missing {
-            Missing::Truncated => {}
-            Missing::At(offset) => lost.extend(self.layout.piece_at(offset).map(|(at, _)| at)),
-            Missing::Somewhere if lost.is_empty() => {
-                lost.extend(self.layout.pieces().keys());
-            }
-            Missing::Somewhere => {}
-        }
-        let found = !lost.is_empty();
-        self.withdrawn |= found;
-        self.unmap(lost)?;
-        Ok(found)
-    }
-
-    /// Where pieces are that have pages behind the end of their file.
-    fn truncated(&self) -> Vec<u64> {
-        // A page that holds a byte of the file is there, even if it was mapped
-        // for that byte alone.
-        let pages_end = |file: &MemoryFd| {
-            let size = file.size().unwrap_or(0);
-            size.checked_next_multiple_of(file.page_size())
-                .unwrap_or(size)
-        };
-        let files = self.files.iter();
-        let ends: BTreeMap<_, _> = files.map(|(file, fd)| (*file, pages_end(fd))).collect();
-        let end = |file| ends.get(file).copied().unwrap_or(0);
-        let pieces = self.layout.pieces().iter();
-        let lost = pieces.filter(|(_, piece)| piece.end() > end(&piece.file));
-        lost.map(|(at, _)| *at).collect()
-    }
-
     /// Watches files that are to be mapped.
-    pub(super) fn watch_all(&mut self, files: &[MemoryFd]) -> Result<(), MemoryError> {
+    pub(super) fn watch_all(&mut self, files: &[Arc<MemoryFd>]) -> Result<(), MemoryError> {
         for file in files {
             self.watch.add(file).map_err(blame)?;
         }
@@ -170,7 +117,7 @@ pub(super) fn blame(error: Errno) -> MemoryError {
 
 /// Makes sure that files still have what is wanted of them, now that nobody can
 /// make them smaller unnoticed.
-pub(super) fn check_sizes(wanted: &[Wanted], files: &[MemoryFd]) -> Result<(), MemoryError> {
+pub(super) fn check_sizes(wanted: &[Wanted], files: &[Arc<MemoryFd>]) -> Result<(), MemoryError> {
     for (wanted, file) in wanted.iter().zip(files) {
         let size = file.size().map_err(MemoryError::Size)?;
         if wanted.extent.end() > size {

@@ -104,7 +104,7 @@ fn a_turn_takes_a_few_things_only() {
         let taken = calls.iter().filter(|call| {
             matches!(
                 call,
-                Call::Disarm { .. } | Call::Unregister { .. } | Call::Unmap { .. }
+                Call::Disarm { .. } | Call::Unregister { .. } | Call::Detach { .. }
             )
         });
         assert!(taken.count() <= PIECES, "{calls:?}");

@@ -66,7 +66,7 @@ fn activate(stage: &mut Stage, regions: &[Region], rings: &[u64]) {
 /// What was done in the window.
 fn memory_calls(stage: &Stage) -> Vec<Call> {
     let mut calls = stage.rig.vmm.take_calls();
-    calls.retain(|call| matches!(call, Call::Map { .. } | Call::Unmap { .. }));
+    calls.retain(|call| matches!(call, Call::Attach { .. } | Call::Detach { .. }));
     calls
 }
 
@@ -88,7 +88,7 @@ fn cloud_hypervisor_plugs_slots_under_running_rings() {
         let file = stage.new_file(128 * MIB);
         memory_calls(&stage);
         stage.add(whole(file, guest, 128 * MIB));
-        assert!(matches!(memory_calls(&stage)[..], [Call::Map { .. }]));
+        assert!(matches!(memory_calls(&stage)[..], [Call::Attach { .. }]));
         guest += 128 * MIB;
     }
     stage.finish();
@@ -107,7 +107,7 @@ fn cloud_hypervisor_sends_larger_tables_under_running_rings() {
         let places: Vec<_> = regions.iter().map(|region| stage.place(region)).collect();
         memory_calls(&stage);
         stage.replace(&table);
-        assert!(matches!(memory_calls(&stage)[..], [Call::Map { .. }]));
+        assert!(matches!(memory_calls(&stage)[..], [Call::Attach { .. }]));
         for (region, place) in regions.iter().zip(places) {
             assert_eq!(stage.place(region), place);
         }

@@ -13,7 +13,7 @@ use std::thread;
 use rustix::fs::{fchmod, fcntl_add_seals, ftruncate, Mode, SealFlags};
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use vhost_guest_vmm_traits::test_utils::TestVmm;
-use vhost_guest_vmm_traits::SharedMemoryMapper;
+use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper};
 
 use super::rig::{memory_file, message, words, Frontend, Rig, BARS, WINDOW};
 use super::siege::{Siege, NEED_REPLY, PLAIN, SIZE, USER};
@@ -75,7 +75,7 @@ fn memory_that_keeps_its_size_need_not_be_watched() {
     });
 }
 
-/// A window in which it takes a while to map something: long enough for a
+/// A window for which it takes a while to open something: long enough for a
 /// frontend to make the file smaller.
 struct Slow {
     vmm: Arc<TestVmm>,
@@ -83,15 +83,23 @@ struct Slow {
 }
 
 impl SharedMemoryMapper for Slow {
-    fn map(&self, at: u64, fd: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<()> {
+    fn open(&self, fd: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<RangeId> {
         if let Some(file) = self.file.lock().unwrap().take() {
             ftruncate(file, SIZE - 1)?;
         }
-        self.vmm.map(at, fd, offset, length)
+        self.vmm.open(fd, offset, length)
     }
 
-    fn unmap(&self, at: u64, length: u64) -> io::Result<()> {
-        self.vmm.unmap(at, length)
+    fn attach(&self, range: RangeId, at: u64) -> io::Result<()> {
+        self.vmm.attach(range, at)
+    }
+
+    fn detach(&self, range: RangeId) -> io::Result<()> {
+        self.vmm.detach(range)
+    }
+
+    fn close(&self, range: RangeId) {
+        self.vmm.close(range);
     }
 
     fn place(&self, address: Option<u64>) -> io::Result<()> {

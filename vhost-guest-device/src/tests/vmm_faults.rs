@@ -245,7 +245,9 @@ fn the_session_is_one_if_nothing_fails() {
     assert_eq!(statistics.backend_replies, 3);
     assert_eq!(statistics.userspace_doorbells, 1);
     let calls = rig.vmm.calls();
-    let maps = calls.iter().filter(|call| matches!(call, Call::Map { .. }));
+    let maps = calls
+        .iter()
+        .filter(|call| matches!(call, Call::Attach { .. }));
     assert!(maps.count() >= 15, "{calls:?}");
 }
 

@@ -24,7 +24,7 @@ pub struct Services<M> {
     /// Without it each doorbell store and each notification of a queue arrives
     /// by [`VhostGuest::bar_write`](crate::VhostGuest::bar_write), and a thread of the device's signals.
     pub doorbells: Option<Arc<dyn IoEventFdRegistrar>>,
-    /// Maps frontend memory into this device's window.
+    /// Shows frontend memory in this device's window.
     pub window: Arc<dyn SharedMemoryMapper>,
     /// The guest's memory, in which the device's own queues are.
     pub memory: M,

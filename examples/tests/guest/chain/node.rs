@@ -247,7 +247,7 @@ impl Driver {
 impl Node {
     /// The device of `machine`.
     pub fn open(machine: Arc<Machine>) -> Self {
-        machine.arena().keep_files();
+        machine.slots().keep_files();
         let transport = Emulated::new(machine.platform().unwrap()).unwrap();
         let device = Device::open(transport).unwrap();
         let (messages, its_messages) = datagrams();
@@ -387,7 +387,7 @@ impl vhost_guest_relay::Device for Node {
     }
 
     fn open_region(&self, offset: u64, size: u64) -> io::Result<OwnedFd> {
-        self.machine.arena().file(offset, size)
+        self.machine.slots().file(offset, size)
     }
 
     fn open_backend(&self) -> io::Result<File> {

@@ -5,6 +5,9 @@
 //! The VMM fails: all or nothing, and never a silent leak.
 
 use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
+
+use vhost_guest_vmm_traits::RangeId;
 
 use super::*;
 
@@ -29,7 +32,8 @@ fn four_files() -> [TestFile; 4] {
 #[test]
 fn a_failed_map_leaves_the_old_table_and_nothing_else() {
     let files = four_files();
-    for n in 0..3 {
+    // Three ranges are opened, and then attached.
+    for n in 0..6 {
         let (mut bench, before, after) = about_to_replace(&files);
         let mapped = bench.vmm.mappings();
         bench.vmm.fail_nth(n, ErrorKind::OutOfMemory);
@@ -69,7 +73,7 @@ fn a_failed_unmap_is_fatal_and_revoking_tries_again() {
     let error = bench.replace(&after).unwrap_err();
     assert!(matches!(error, MemoryError::Dead), "{error}");
     assert!(error.is_fatal());
-    bench.memory.revoke().unwrap();
+    bench.revoke().unwrap();
     assert_eq!(bench.vmm.mappings(), []);
     assert!(
         matches!(bench.replace(&after), Err(MemoryError::Dead)),
@@ -83,70 +87,67 @@ fn revoking_goes_on_after_a_failure() {
     for n in 0..2 {
         let (mut bench, _, _) = about_to_replace(&files);
         bench.vmm.fail_nth(n, ErrorKind::Other);
-        let error = bench.memory.revoke().unwrap_err();
+        let error = bench.revoke().unwrap_err();
         assert!(error.is_fatal());
         assert_eq!(bench.vmm.mappings().len(), 1);
         bench.check_books();
-        bench.memory.revoke().unwrap();
+        bench.revoke().unwrap();
         assert_eq!(bench.vmm.mappings(), []);
     }
 }
 
 #[test]
 fn what_cannot_be_undone_is_still_in_the_books() {
-    struct Stubborn(TestVmm);
+    struct Stubborn(Arc<TestVmm>);
     impl SharedMemoryMapper for Stubborn {
-        fn map(
-            &self,
-            at: u64,
-            fd: std::os::fd::BorrowedFd<'_>,
-            offset: u64,
-            length: u64,
-        ) -> io::Result<()> {
-            self.0.map(at, fd, offset, length)
+        fn open(&self, fd: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<RangeId> {
+            self.0.open(fd, offset, length)
         }
-        fn unmap(&self, _: u64, _: u64) -> io::Result<()> {
+        fn attach(&self, range: RangeId, at: u64) -> io::Result<()> {
+            self.0.attach(range, at)
+        }
+        fn detach(&self, _: RangeId) -> io::Result<()> {
             Err(io::Error::other("no"))
+        }
+        fn close(&self, range: RangeId) {
+            self.0.close(range);
         }
         fn place(&self, _: Option<u64>) -> io::Result<()> {
             Ok(())
         }
     }
-    let vmm = Arc::new(Stubborn(TestVmm::new()));
-    let mut bench = Bench::new();
-    bench.memory = Memory::new(Arc::clone(&vmm) as _, bench.memory.limits).unwrap();
-    vmm.0.fail_nth(1, ErrorKind::OutOfMemory);
+    let vmm = Arc::new(TestVmm::new());
+    let limits = Bench::new().memory.limits;
+    let mut bench = Bench::on(Arc::new(Stubborn(vmm.clone())), vmm.clone(), limits);
+    vmm.fail_nth(3, ErrorKind::OutOfMemory);
     let [a, b, ..] = &four_files();
     let error = bench
         .replace(&[(region(0, MIB, 0), a), (region(MIB, MIB, 0), b)])
         .unwrap_err();
     assert!(error.is_fatal(), "{error}");
-    assert_eq!(vmm.0.mappings().len(), 1);
-    assert_eq!(bench.memory.mapped_bytes(), MIB);
-    assert!(bench.memory.revoke().unwrap_err().is_fatal());
-    assert_eq!(bench.memory.mapped_bytes(), MIB);
+    assert_eq!(vmm.mappings().len(), 1);
+    assert_eq!(bench.attached_bytes(), MIB);
+    assert!(bench.revoke().unwrap_err().is_fatal());
+    assert_eq!(bench.attached_bytes(), MIB);
 }
 
 #[test]
 fn truncated_memory_is_withdrawn() {
     let files = four_files();
     let (mut bench, before, after) = about_to_replace(&files);
-    assert!(
-        !bench.memory.withdraw(Missing::Truncated).unwrap(),
-        "all is well"
-    );
+    assert!(!bench.withdraw(Missing::Truncated).unwrap(), "all is well");
     ftruncate(&files[1].fd, MIB / 2).unwrap();
-    assert!(bench.memory.withdraw(Missing::Truncated).unwrap());
+    assert!(bench.withdraw(Missing::Truncated).unwrap());
     assert_eq!(bench.vmm.mappings().len(), 1);
     bench.check_books();
     assert!(
-        !bench.memory.withdraw(Missing::Truncated).unwrap(),
+        !bench.withdraw(Missing::Truncated).unwrap(),
         "it is gone already"
     );
 
     let error = bench.replace(&after).unwrap_err();
     assert!(matches!(error, MemoryError::Withdrawn), "{error}");
-    bench.memory.revoke().unwrap();
+    bench.revoke().unwrap();
     ftruncate(&files[1].fd, 4 * MIB).unwrap();
     bench.replaced(&before);
 }
@@ -154,15 +155,15 @@ fn truncated_memory_is_withdrawn() {
 #[test]
 fn memory_that_faulted_is_withdrawn_whatever_its_size() {
     let files = four_files();
-    let (mut bench, before, _) = about_to_replace(&files);
+    let (bench, before, _) = about_to_replace(&files);
     let place = bench
         .memory
         .translate(before[0].0.user_address(), 1)
         .unwrap();
-    assert!(!bench.memory.withdraw(Missing::At(0)).unwrap());
-    assert!(!bench.memory.withdraw(Missing::At(place + MIB)).unwrap());
-    assert!(!bench.memory.withdraw(Missing::At(u64::MAX)).unwrap());
-    assert!(bench.memory.withdraw(Missing::At(place + MIB - 1)).unwrap());
+    assert!(!bench.withdraw(Missing::At(0)).unwrap());
+    assert!(!bench.withdraw(Missing::At(place + MIB)).unwrap());
+    assert!(!bench.withdraw(Missing::At(u64::MAX)).unwrap());
+    assert!(bench.withdraw(Missing::At(place + MIB - 1)).unwrap());
     assert_eq!(bench.vmm.mappings().len(), 1);
 }
 
@@ -172,9 +173,9 @@ fn the_page_of_a_last_byte_is_not_withdrawn() {
     let log = TestFile::new(1, 0x1001);
     let (_, ticket) = bench.area(Area::Log, &log, 0, 0x1001).unwrap();
     bench.memory.settle(ticket, Outcome::Done).unwrap();
-    assert!(!bench.memory.withdraw(Missing::Truncated).unwrap());
+    assert!(!bench.withdraw(Missing::Truncated).unwrap());
     ftruncate(&log.fd, 0x1000).unwrap();
-    assert!(bench.memory.withdraw(Missing::Truncated).unwrap());
+    assert!(bench.withdraw(Missing::Truncated).unwrap());
 }
 
 #[test]
@@ -184,23 +185,19 @@ fn memory_can_be_withdrawn_while_a_change_is_pending() {
     let (_, ticket) = bench.replace(&after).unwrap();
     ftruncate(&files[1].fd, 0).unwrap();
     ftruncate(&files[2].fd, 0).unwrap();
-    assert!(bench.memory.withdraw(Missing::Truncated).unwrap());
+    assert!(bench.withdraw(Missing::Truncated).unwrap());
     bench.memory.settle(ticket, Outcome::Refused).unwrap();
     bench.check_books();
-    bench.memory.revoke().unwrap();
+    bench.revoke().unwrap();
     assert_eq!(bench.vmm.mappings(), []);
 }
 
 #[test]
 fn a_withdrawal_that_fails_is_fatal() {
     let files = four_files();
-    let (mut bench, ..) = about_to_replace(&files);
+    let (bench, ..) = about_to_replace(&files);
     ftruncate(&files[0].fd, 0).unwrap();
     bench.vmm.fail_nth(0, ErrorKind::Other);
-    assert!(bench
-        .memory
-        .withdraw(Missing::Truncated)
-        .unwrap_err()
-        .is_fatal());
+    assert!(bench.withdraw(Missing::Truncated).unwrap_err().is_fatal());
     bench.check_books();
 }

@@ -67,7 +67,7 @@ fn keeps_no_space_for_a_frontend_that_is_gone() {
     let mut bench = Bench::new();
     let (first, second) = (TestFile::new(1, 4 * MIB), TestFile::new(2, 4 * MIB));
     let places = bench.replaced(&[(region(0, MIB, 0), &first)]);
-    bench.memory.revoke().unwrap();
+    bench.revoke().unwrap();
     assert_eq!(bench.memory.layout.arena_count(), 0);
     assert_eq!(bench.replaced(&[(region(0, MIB, 0), &second)]), places);
 }

@@ -6,6 +6,8 @@
 
 use vhost_guest_vmm_traits::test_utils::Call;
 
+use vhost_guest_vmm_traits::RangeId;
+
 use super::*;
 
 #[test]
@@ -38,12 +40,12 @@ fn a_region_that_moves_in_the_guest_stays_in_the_window() {
     let mut bench = Bench::new();
     let ram = TestFile::new(1, 4 * MIB);
     let places = bench.replaced(&[(region(0, MIB, MIB), &ram)]);
-    bench.vmm.take_calls();
+    bench.calls();
     assert_eq!(
         bench.replaced(&[(region(32 * MIB, MIB, MIB), &ram)]),
         places
     );
-    assert_eq!(bench.vmm.take_calls(), []);
+    assert_eq!(bench.calls(), []);
 }
 
 #[test]
@@ -51,19 +53,24 @@ fn a_region_that_grows_stays_and_the_rest_is_mapped() {
     let mut bench = Bench::new();
     let ram = TestFile::new(1, 8 * MIB);
     let places = bench.replaced(&[(region(0, MIB, MIB), &ram)]);
-    bench.vmm.take_calls();
+    bench.calls();
     let table = [(region(0, 3 * MIB, MIB), &ram)];
     assert_eq!(bench.replaced(&table), places);
-    let map = Call::Map {
-        window_offset: places[0] + MIB,
+    let range = RangeId(1);
+    let open = Call::Open {
+        range,
         fd_offset: 2 * MIB,
         length: 2 * MIB,
     };
-    assert_eq!(bench.vmm.take_calls(), [map]);
+    let attach = Call::Attach {
+        range,
+        window_offset: places[0] + MIB,
+    };
+    assert_eq!(bench.calls(), [open, attach]);
     // In both directions.
     let table = [(region(0, 4 * MIB, 0), &ram)];
     assert_eq!(bench.replaced(&table), [places[0] - MIB]);
-    assert_eq!(bench.vmm.take_calls().len(), 1);
+    assert_eq!(bench.calls().len(), 2);
 }
 
 #[test]
@@ -71,14 +78,14 @@ fn regions_that_are_split_or_joined_stay() {
     let mut bench = Bench::new();
     let ram = TestFile::new(1, 4 * MIB);
     bench.replaced(&[(region(0, 4 * MIB, 0), &ram)]);
-    bench.vmm.take_calls();
+    bench.calls();
     let (low, high) = (region(0, MIB, 0), region(MIB, 3 * MIB, MIB));
     assert_eq!(
         bench.replaced(&[(high, &ram), (low, &ram)]),
         [3 * MIB, 2 * MIB]
     );
     bench.replaced(&[(region(0, 4 * MIB, 0), &ram)]);
-    assert_eq!(bench.vmm.take_calls(), []);
+    assert_eq!(bench.calls(), []);
 }
 
 #[test]
@@ -90,11 +97,7 @@ fn a_region_that_shrinks_moves_since_its_piece_cannot_be_cut() {
     let half = region(0, 2 * MIB, 0);
     let places = bench.replaced(&[(half, &ram)]);
     assert_ne!(places, [2 * MIB]);
-    assert_eq!(
-        bench.memory.mapped_bytes(),
-        2 * MIB,
-        "the rest was taken away"
-    );
+    assert_eq!(bench.attached_bytes(), 2 * MIB, "the rest was taken away");
     assert_eq!(
         bench.replaced(&[(half, &ram)]),
         places,
@@ -111,7 +114,7 @@ fn a_cut_spreads_to_what_depends_on_it() {
     // The second piece is wanted whole, the first is not; the region lies
     // over both.
     let places = bench.replaced(&[(region(0, 5 * MIB, MIB), &ram)]);
-    assert_eq!(bench.memory.mapped_bytes(), 5 * MIB);
+    assert_eq!(bench.attached_bytes(), 5 * MIB);
     assert_ne!(places, [3 * MIB]);
 }
 

@@ -232,7 +232,7 @@ impl Run {
             Step::Settle(outcome) => self.settle(outcome),
             Step::Fail(n) => self.bench.vmm.fail_nth(n, ErrorKind::Other),
             Step::Withdraw(offset) => {
-                let found = self.bench.memory.withdraw(Missing::At(offset as u64));
+                let found = self.bench.withdraw(Missing::At(offset as u64));
                 self.lost |= found.unwrap_or(true);
             }
             Step::Revoke => self.revoke(),
@@ -254,21 +254,18 @@ impl Run {
         if outcome == Outcome::Refused {
             assert_eq!(self.bench.vmm.mappings(), mapped, "as if nothing had been");
         }
-        let mapped = self.bench.memory.mapped_bytes();
+        let mapped = self.bench.attached_bytes();
         assert_eq!(mapped, self.model.mapped(), "no more, no less");
     }
 
     fn revoke(&mut self) {
         self.model = Model::default();
         let stale = self.pending.take();
-        if self.bench.memory.revoke().is_err() {
-            self.bench
-                .memory
-                .revoke()
-                .expect("the VMM fails once at a time");
+        if self.bench.revoke().is_err() {
+            self.bench.revoke().expect("the VMM fails once at a time");
         }
         assert_eq!(self.bench.vmm.mappings(), []);
-        self.lost = self.bench.memory.dead;
+        self.lost = self.bench.is_dead();
         if let Some((_, _, ticket)) = stale {
             self.bench.memory.settle(ticket, Outcome::Refused).unwrap();
         }

@@ -37,9 +37,9 @@ fn the_page_of_a_regions_last_byte_is_not_withdrawn() {
     let mut bench = Bench::new();
     let queues = TestFile::new(1, ODD);
     bench.added(region(0, ODD, 0), &queues);
-    assert!(!bench.memory.withdraw(Missing::Truncated).unwrap());
+    assert!(!bench.withdraw(Missing::Truncated).unwrap());
     ftruncate(&queues.fd, 3 * PAGE).unwrap();
-    assert!(bench.memory.withdraw(Missing::Truncated).unwrap());
+    assert!(bench.withdraw(Missing::Truncated).unwrap());
 }
 
 /// A backend that maps the file adds the offset to where it mapped it.
@@ -72,7 +72,7 @@ fn two_regions_share_a_page_and_each_keeps_its_place() {
     for order in [[low, high], [high, low]] {
         let mut bench = Bench::new();
         let place = |region: Region| places[usize::from(region == high)];
-        let mapped = |bench: &Bench| bench.memory.mapped_bytes();
+        let mapped = |bench: &Bench| bench.attached_bytes();
         for region in order {
             assert_eq!(bench.added(region, &ram), place(region));
         }
@@ -109,7 +109,7 @@ fn three_regions_share_one_page() {
     assert_eq!(places, [0, 0x400, 0xc00].map(|offset| 2 * MIB + offset));
     assert_eq!(bench.vmm.mappings(), [(2 * MIB, 0, PAGE)]);
     removed(&mut bench, parts[1]);
-    assert_eq!(bench.memory.mapped_bytes(), PAGE);
+    assert_eq!(bench.attached_bytes(), PAGE);
     bench.check(&[table[0], table[2]]);
     assert_eq!(bench.added(parts[1], &ram), places[1]);
 }
@@ -152,11 +152,7 @@ fn two_guest_ranges_may_show_the_same_bytes_of_one_user_range() {
     let mut bench = Bench::new();
     let table = [(one, &ram), (same, &ram), (part, &ram)];
     let places = bench.replaced(&table);
-    assert_eq!(
-        bench.memory.mapped_bytes(),
-        3 * MIB,
-        "each has its own place"
-    );
+    assert_eq!(bench.attached_bytes(), 3 * MIB, "each has its own place");
     assert_eq!(bench.memory.translate(user, MIB), Some(places[0]));
     assert_eq!(bench.replaced(&table), places);
     // One by one as well.

@@ -418,7 +418,11 @@ impl World {
     fn check_bounds(&self) {
         let (device, vmm) = (&self.rig.device, &self.rig.vmm);
         let mapped: u64 = vmm.mappings().iter().map(|(_, _, length)| length).sum();
-        assert_eq!(device.memory.mapped_bytes(), mapped, "the books are wrong");
+        assert_eq!(
+            device.window.lock().attached_bytes(),
+            mapped,
+            "the books are wrong"
+        );
         let vrings = usize::from(VRINGS);
         assert!(vmm.doorbells().len() <= 6 + 2 * vrings + 1);
         assert!(vmm.armed().len() <= 7 + vrings);

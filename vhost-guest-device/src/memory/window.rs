@@ -1,0 +1,296 @@
+// Copyright 2026 The vhost-guest Authors. All rights reserved.
+//
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What is attached to the window now.
+//!
+//! | who | does |
+//! |---|---|
+//! | the worker | attaches what a change of memory brings, detaches what it took away |
+//! | who resets or revokes | raises the epoch, and detaches what is older ([`detach_before`]) |
+//! | a vCPU that cannot access memory | [`Window::withdraw`] |
+//! | who moves the BAR | [`Window::place`] |
+//!
+//! Everything here touches the VMM's slots and nothing else. It has a lock of its
+//! own, so that none of them waits for a peer, nor for who does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use vhost_guest_vmm_traits::SharedMemoryMapper;
+
+use super::range::Range;
+use super::MemoryError;
+use crate::sync::{Epoch, Epochs, Ordered};
+
+/// Ranges that are detached before others get at the window.
+const PIECES: usize = 16;
+
+/// Memory in the window that the guest must not touch any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// What is behind the end of its file now.
+    Truncated,
+    /// That, and what is at this window offset: a vCPU could not access it, and
+    /// whatever the size of its file is, there was no page for it.
+    At(u64),
+    /// The same, but nobody knows where: what is behind the end of its file, or,
+    /// if nothing is, everything.
+    Somewhere,
+}
+
+/// Why the window is not where it should be.
+#[derive(Debug)]
+pub(crate) enum Misplaced {
+    /// It is nowhere now.
+    Nowhere(io::Error),
+    /// It could not be taken from where it was: fatal.
+    Stuck(io::Error),
+}
+
+/// A range in the window.
+#[derive(Debug)]
+struct Attached {
+    range: Range,
+    epoch: Epoch,
+    /// It could not be detached.
+    stuck: bool,
+}
+
+/// The window of a device.
+pub(crate) struct Window {
+    mapper: Arc<dyn SharedMemoryMapper>,
+    epochs: Arc<Epochs>,
+    /// By window offset; they do not overlap.
+    attached: BTreeMap<u64, Attached>,
+    /// The latest epoch from which memory was withdrawn.
+    withdrawn: Option<Epoch>,
+    dead: bool,
+}
+
+impl Window {
+    /// An empty window, which is nowhere.
+    pub(crate) fn new(mapper: Arc<dyn SharedMemoryMapper>, epochs: Arc<Epochs>) -> Self {
+        Self {
+            mapper,
+            epochs,
+            attached: BTreeMap::new(),
+            withdrawn: None,
+            dead: false,
+        }
+    }
+
+    /// Attaches a range, unless the epoch that it is for is over.
+    ///
+    /// # Errors
+    ///
+    /// It is not attached then.
+    pub(super) fn attach(
+        &mut self,
+        epoch: Epoch,
+        at: u64,
+        range: Range,
+    ) -> Result<(), MemoryError> {
+        self.check(epoch)?;
+        self.mapper
+            .attach(range.id(), at)
+            .map_err(MemoryError::Map)?;
+        let attached = Attached {
+            range,
+            epoch,
+            stuck: false,
+        };
+        self.attached.insert(at, attached);
+        Ok(())
+    }
+
+    /// Makes sure that memory may be attached for this epoch.
+    pub(super) fn check(&self, epoch: Epoch) -> Result<(), MemoryError> {
+        if self.dead {
+            return Err(MemoryError::Dead);
+        }
+        if epoch != self.epochs.current() {
+            return Err(MemoryError::Stale);
+        }
+        if self.withdrawn == Some(epoch) {
+            return Err(MemoryError::Withdrawn);
+        }
+        Ok(())
+    }
+
+    /// Detaches what is attached at `at` for this epoch, if something is.
+    ///
+    /// # Errors
+    ///
+    /// The guest may still have it: fatal.
+    pub(super) fn detach(&mut self, epoch: Epoch, at: u64) -> Result<(), MemoryError> {
+        match self.attached.get(&at) {
+            Some(attached) if attached.epoch == epoch => self.take(at),
+            _ => Ok(()),
+        }
+    }
+
+    /// Detaches at most so many ranges of epochs before this one. Tells whether
+    /// there were any.
+    ///
+    /// # Errors
+    ///
+    /// Some could not be detached: fatal. Calling it again goes on with the
+    /// others; only [`try_again`](Self::try_again) tries those again.
+    pub(crate) fn detach_some(&mut self, before: Epoch, most: usize) -> Result<bool, MemoryError> {
+        let old = |(at, attached): (&u64, &Attached)| {
+            (attached.epoch < before && !attached.stuck).then_some(*at)
+        };
+        let old: Vec<_> = self.attached.iter().filter_map(old).take(most).collect();
+        let any = !old.is_empty();
+        self.take_all(old)?;
+        Ok(any)
+    }
+
+    /// Lets what could not be detached be tried again.
+    pub(super) fn try_again(&mut self) {
+        self.attached.values_mut().for_each(|a| a.stuck = false);
+    }
+
+    /// Withdraws memory that is not there. Tells whether there was any.
+    ///
+    /// The frontend that does not provide the memory that it shared loses it:
+    /// nothing more is attached in this epoch.
+    ///
+    /// # Errors
+    ///
+    /// Something could not be detached: fatal.
+    pub(crate) fn withdraw(&mut self, missing: Missing) -> Result<bool, MemoryError> {
+        let mut lost = self.truncated();
+        match missing {
+            Missing::Truncated => {}
+            Missing::At(offset) => lost.extend(self.range_at(offset)),
+            Missing::Somewhere if lost.is_empty() => lost.extend(self.attached.keys()),
+            Missing::Somewhere => {}
+        }
+        let epochs = lost.iter().filter_map(|at| self.attached.get(at));
+        let found = epochs.map(|attached| attached.epoch).max();
+        self.withdrawn = self.withdrawn.max(found);
+        self.take_all(lost)?;
+        Ok(found.is_some())
+    }
+
+    /// Places the window, or takes it out of the guest's address space.
+    ///
+    /// # Errors
+    ///
+    /// It is nowhere, or stuck.
+    pub(crate) fn place(&mut self, address: Option<u64>) -> Result<(), Misplaced> {
+        let Err(error) = self.mapper.place(address) else {
+            return Ok(());
+        };
+        let hidden = match address {
+            Some(_) => self.mapper.place(None),
+            None => Err(error.kind().into()),
+        };
+        self.dead |= hidden.is_err();
+        Err(match hidden {
+            Ok(()) => Misplaced::Nowhere(error),
+            Err(error) => Misplaced::Stuck(error),
+        })
+    }
+
+    /// Bytes that are attached.
+    #[cfg(test)]
+    pub(crate) fn attached_bytes(&self) -> u64 {
+        let ranges = self.attached.values();
+        ranges.map(|attached| attached.range.piece().length).sum()
+    }
+
+    /// What is attached: window offset, file offset, length.
+    #[cfg(test)]
+    pub(super) fn ranges(&self) -> Vec<(u64, u64, u64)> {
+        let piece = |attached: &Attached| *attached.range.piece();
+        let ranges = self.attached.iter().map(|(at, a)| (*at, piece(a)));
+        ranges.map(|(at, p)| (at, p.offset, p.length)).collect()
+    }
+
+    /// Where the range begins that is attached at a window offset.
+    fn range_at(&self, offset: u64) -> Option<u64> {
+        let (at, attached) = self.attached.range(..=offset).next_back()?;
+        (offset - at < attached.range.piece().length).then_some(*at)
+    }
+
+    /// Where ranges are that have pages behind the end of their file.
+    fn truncated(&self) -> Vec<u64> {
+        let mut ends = BTreeMap::new();
+        let mut lost = Vec::new();
+        for (at, attached) in &self.attached {
+            let file = attached.range.file();
+            let end = ends
+                .entry(file.identity())
+                .or_insert_with(|| file.pages_end().unwrap_or(0));
+            if attached.range.piece().end() > *end {
+                lost.push(*at);
+            }
+        }
+        lost
+    }
+
+    /// Detaches what is at a window offset.
+    fn take(&mut self, at: u64) -> Result<(), MemoryError> {
+        let Some(attached) = self.attached.get_mut(&at) else {
+            return Ok(());
+        };
+        if let Err(error) = self.mapper.detach(attached.range.id()) {
+            attached.stuck = true;
+            self.dead = true;
+            return Err(MemoryError::Unmap(error));
+        }
+        // Closed when it is dropped, elsewhere.
+        self.attached.remove(&at);
+        Ok(())
+    }
+
+    /// Detaches all that can be.
+    fn take_all(&mut self, places: Vec<u64>) -> Result<(), MemoryError> {
+        let outcomes = places.into_iter().map(|at| self.take(at));
+        outcomes.fold(Ok(()), Result::and)
+    }
+}
+
+/// Detaches everything that was attached before this epoch. When it returns `Ok`,
+/// the guest has none of it. Others get at the window in between.
+///
+/// # Errors
+///
+/// Something could not be detached, all that could be is: fatal. Calling it again
+/// tries again.
+pub(crate) fn detach_before(window: &Ordered<Window>, epoch: Epoch) -> Result<(), MemoryError> {
+    let mut outcome = Ok(());
+    window.lock().try_again();
+    loop {
+        let some = window.lock().detach_some(epoch, PIECES);
+        match some {
+            Ok(true) => {}
+            Ok(false) => return outcome,
+            Err(error) => outcome = Err(error),
+        }
+    }
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Window")
+            .field("ranges", &self.attached.len())
+            .field("dead", &self.dead)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // Who wants to know whether it worked has called before.
+        self.try_again();
+        let _ = self.take_all(self.attached.keys().copied().collect());
+        let stuck = self.attached.values_mut();
+        stuck.for_each(|stuck| stuck.range.keep_open());
+    }
+}
