@@ -9,10 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::epoll;
+use rustix::io::Errno;
 use vhost_guest_vmm_traits::test_utils::Call;
 
-use super::rig::{message, STATUS};
-use super::siege::{Siege, PLAIN};
+use super::rig::{event, message, NEEDS_RESET, STATUS};
+use super::siege::{wait_for_turn, Siege, PLAIN};
 use crate::connection::carried;
 use crate::error::{EnvironmentFault, Fault, FrontendFault};
 use crate::event_loop::poller::Unwaitable;
@@ -48,9 +49,78 @@ fn a_channel_that_nobody_can_wait_for_costs_its_frontend_alone() {
     siege.serves_the_next();
 }
 
+/// Everything that the user of this process may wait for, held by somebody else.
+struct Watches {
+    files: Vec<OwnedFd>,
+    sets: Vec<OwnedFd>,
+}
+
+impl Watches {
+    fn none() -> Self {
+        Self {
+            files: (0..256).map(|_| event()).collect(),
+            sets: Vec::new(),
+        }
+    }
+
+    /// Takes what is left.
+    fn take(&mut self) {
+        loop {
+            let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+            let wait_for = |file| {
+                let data = epoll::EventData::new_u64(0);
+                epoll::add(&set, file, data, epoll::EventFlags::IN)
+            };
+            let outcome = self.files.iter().try_for_each(wait_for);
+            self.sets.push(set);
+            match outcome {
+                Ok(()) => {}
+                Err(error) => return assert_eq!(error, Errno::NOSPC),
+            }
+        }
+    }
+}
+
+/// Another process of the same user may have them (`fs.epoll.max_user_watches`).
+#[test]
+fn without_a_watch_for_its_frontend_the_device_rests_and_tries_again() {
+    if std::env::var_os("VHOST_GUEST_FEW_WATCHES").is_none() {
+        // There are millions of them, each with memory of the kernel's.
+        eprintln!("SKIPPED: this is for cargo xtask confined");
+        return;
+    }
+    let mut siege = Siege::new();
+    let frontend = siege.frontend(carried());
+    drop(frontend);
+    siege.rig.run();
+    siege.rig.start();
+    siege.rig.backend_up();
+    siege.rig.run();
+    let mut frontend = siege.rig.connect();
+    let mut watches = Watches::none();
+    for _ in 0..3 {
+        // The one for the listener too, which is not waited for in a rest.
+        watches.take();
+        siege.rig.run();
+        assert!(siege.rig.device.connection.is_none());
+        assert!(siege.rig.status() & NEEDS_RESET != 0, "nobody noticed");
+        assert!(frontend.is_disconnected());
+        // The next one waits until the device has rested, and is lost too.
+        siege.rig.start();
+        siege.rig.backend_up();
+        frontend = siege.rig.connect();
+        siege.rig.run();
+        assert_eq!(siege.rig.status() & NEEDS_RESET, 0, "no rest");
+        wait_for_turn(&siege.rig);
+    }
+    assert!(!siege.rig.vmm.calls().contains(&Call::Dead));
+    drop((frontend, watches));
+    siege.rig.run();
+    siege.serves_the_next();
+}
+
 #[test]
 fn the_kernels_refusals_are_the_peers_and_its_limits_the_environments() {
-    use rustix::io::Errno;
     for errno in [Errno::INVAL, Errno::LOOP, Errno::PERM] {
         let fault = Fault::from(Unwaitable(errno));
         let told = matches!(
