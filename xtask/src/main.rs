@@ -12,6 +12,7 @@
 
 mod arguments;
 mod commits;
+mod confined;
 mod coverage;
 mod documented;
 mod e2e;
@@ -33,6 +34,7 @@ Usage: cargo xtask COMMAND [OPTIONS]
 
 Commands:
   commits [RANGE]    Check the format of the commits (default: all of HEAD)
+  confined [FILTER]  Run the device's tests as a user who may do little
   coverage           Measure the line coverage of the tests
   e2e qemu-blk       Boot stock VMs on a disk that the device serves
   e2e qemu-migrate   Live-migrate a VM whose disk the device serves
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
 fn run(arguments: &mut Arguments) -> Result<()> {
     match arguments.positional().as_deref() {
         Some("commits") => commits::run(arguments),
+        Some("confined") => confined::run(arguments),
         Some("coverage") => coverage::run(arguments),
         Some("e2e") => e2e::run(arguments),
         Some("frontend-guest") => e2e::frontend_guest::run(arguments),
