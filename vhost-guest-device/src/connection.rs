@@ -65,6 +65,8 @@ use crate::vmm::statistics::Statistics;
 use account::Account;
 use backend_channel::Channel;
 use forward::Then;
+use replies::Answer;
+use requests::Begun;
 use socket::Socket;
 use vring::Vrings;
 
@@ -133,6 +135,10 @@ pub(crate) struct Connection {
     pub channel_replies: ReplyTracker<u32>,
     /// A request that has to wait.
     pub held: Option<Message<FrontendRequest<ForeignFd>>>,
+    /// A request that was carried out in part.
+    begun: Option<Begun>,
+    /// A reply that has to wait until memory is gone.
+    answer: Option<Answer>,
     /// Memory to be settled after a barrier: a `GET_FEATURES` of the device's
     /// own, for frontends without `REPLY_ACK` (QEMU does the same).
     barrier: Option<Ticket>,
@@ -157,6 +163,8 @@ impl Connection {
             replies: ReplyTracker::new(Direction::Main, OUTSTANDING),
             channel_replies: ReplyTracker::new(Direction::Backend, OUTSTANDING),
             held: None,
+            begun: None,
+            answer: None,
             barrier: None,
             request_buffer: None,
             reply_buffer: None,

@@ -153,7 +153,7 @@ impl<M: GuestAddressSpace> Device<M> {
             reaper.clone(),
             epochs.current(),
             bounds,
-        )?;
+        );
         let mut device = Self {
             registers,
             memory,
@@ -193,7 +193,9 @@ impl<M: GuestAddressSpace> Device<M> {
     fn watch_own(&mut self) -> io::Result<()> {
         let poller = &mut self.poller;
         poller.watch(Token::Timer, self.listener.timer(), Interest::READ)?;
-        poller.watch(Token::Memory, self.memory.changes(), Interest::READ)?;
+        if let Some(changes) = self.memory.changes() {
+            poller.watch(Token::Memory, changes, Interest::READ)?;
+        }
         for (queue, eventfd) in (0..).zip(self.registers.queue_eventfds()) {
             poller.watch(Token::Queue(queue), eventfd.as_fd(), Interest::READ)?;
         }
@@ -208,6 +210,9 @@ impl<M: GuestAddressSpace> Device<M> {
     fn revoke_memory(&mut self) -> Result<(), MemoryError> {
         let epoch = self.epochs.raise();
         let detached = detach_before(&self.window, epoch);
+        if let Some(changes) = self.memory.changes() {
+            self.poller.unwatch(Token::Memory, changes);
+        }
         self.memory.renew(epoch);
         detached
     }
@@ -225,7 +230,6 @@ impl<M: GuestAddressSpace> Device<M> {
             self.wake.as_fd(),
             self.listener.as_fd(),
             self.listener.timer(),
-            self.memory.changes(),
             self.kinds.as_fd(),
         ];
         let queues = self

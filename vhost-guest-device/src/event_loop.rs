@@ -5,4 +5,5 @@
 //! What the device's loop waits for: descriptors, and time.
 
 pub(crate) mod alarm;
+pub(crate) mod deadline;
 pub(crate) mod poller;

@@ -14,9 +14,9 @@ use vhost_guest_msg::{FrontendRequest, Inflight, Reply, SetInflight};
 
 use super::forward::{Forward, OnRefusal, Then};
 use super::Resources;
-use crate::error::{Fault, Refusal};
+use crate::error::Fault;
 use crate::fd::ForeignFd;
-use crate::memory::Area;
+use crate::memory::{Area, Change, Ticket};
 
 // Requests.
 
@@ -24,18 +24,16 @@ pub(super) fn get_inflight_fd(record: Inflight) -> Forward {
     Forward::then(FrontendRequest::GetInflightFd(record), Then::MakeInflight)
 }
 
-pub(super) fn set_inflight_fd(
-    record: SetInflight<ForeignFd>,
-    on: &mut Resources<'_>,
-) -> Result<Forward, Refusal> {
+pub(super) fn set_inflight_fd(record: SetInflight<ForeignFd>) -> Change {
     let (record, fd) = record.into_parts();
-    let (offset, size) = (record.mmap_offset(), record.mmap_size());
-    let (offset, ticket) = on.memory.place_area(Area::Inflight, fd, offset, size)?;
-    let placed = record.with_offset(offset)?;
-    let placed = SetInflight::new(placed, ())?;
+    Change::Inflight(record, fd)
+}
+
+/// The record that was set is in the window.
+pub(super) fn lent(record: SetInflight<()>, ticket: Ticket, on: &mut Resources<'_>) -> Forward {
     on.inflight.set(on.memory.file_of(Area::Inflight));
     let then = Then::Settle(ticket, OnRefusal::Undo);
-    Ok(Forward::then(FrontendRequest::SetInflightFd(placed), then))
+    Forward::then(FrontendRequest::SetInflightFd(record), then)
 }
 
 // What the reply does.

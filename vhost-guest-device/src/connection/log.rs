@@ -6,29 +6,20 @@
 
 use vhost_guest_msg::{FrontendRequest, LogArea, LogBase, LogReply, OnlyFd, Reply};
 
-use super::forward::{Forward, Then};
-use super::memory::settle;
+use super::forward::Forward;
 use super::Resources;
-use crate::error::{Fault, Refusal, Unfulfillable};
+use crate::error::{Refusal, Unfulfillable};
 use crate::fd::{EventFd, ForeignFd};
 use crate::guest::doorbells::Doorbell;
-use crate::memory::{Area, Outcome, Ticket};
+use crate::memory::{Change, Outcome, Ticket};
 
 // Requests.
 
-pub(super) fn set_log_base(
-    log: LogBase<ForeignFd>,
-    on: &mut Resources<'_>,
-) -> Result<Forward, Refusal> {
-    let LogBase::Shared { area, fd } = log else {
-        return Err(Unfulfillable::LogNotShared.into());
-    };
-    let (offset, ticket) = on
-        .memory
-        .place_area(Area::Log, fd, area.offset(), area.size())?;
-    let placed = LogBase::Shared { area, fd: () }.with_offset(offset);
-    let request = FrontendRequest::SetLogBase(placed?);
-    Ok(Forward::then(request, Then::ShowLog(ticket, area)))
+pub(super) fn set_log_base(log: LogBase<ForeignFd>) -> Result<Change, Refusal> {
+    match log {
+        LogBase::Shared { area, fd } => Ok(Change::Log(area, fd)),
+        _ => Err(Unfulfillable::LogNotShared.into()),
+    }
 }
 
 pub(super) fn set_log_fd(
@@ -44,18 +35,13 @@ pub(super) fn set_log_fd(
 
 /// The guest has the log, or refused it; the frontend gets the log's place in its
 /// own terms.
-pub(super) fn show_log(
-    ticket: Ticket,
-    area: &LogArea,
-    reply: &mut Reply,
-    on: &mut Resources<'_>,
-) -> Result<(), Fault> {
+pub(super) fn show_log(ticket: Ticket, area: &LogArea, reply: &mut Reply, on: &mut Resources<'_>) {
     if matches!(reply, Reply::Log(LogReply::Echo { size: 0, .. })) {
         // A log without a size is a refusal, and passed on as such.
-        return settle(ticket, Outcome::Refused, on);
+        return on.memory.settle(ticket, Outcome::Refused);
     }
     // libvhost-user and DPDK answer with less than the payload, and rust-vmm's
     // backend with an offset that is the guest's.
     *reply = Reply::Log(LogReply::to(area));
-    settle(ticket, Outcome::Done, on)
+    on.memory.settle(ticket, Outcome::Done);
 }

@@ -5,48 +5,67 @@
 //! The frontend's memory: what appears in the window, and what may leave it
 //! when. Addresses of an IOMMU's are here as well.
 
-use vhost_guest_msg::{
-    Endian, FrontendRequest, Iotlb, MemRegion, MemTable, RemMemReg, Reply, ReplyExpectation,
-};
+use vhost_guest_msg::{Endian, FrontendRequest, Iotlb, Reply, ReplyExpectation};
 
 use super::forward::{Forward, OnRefusal, Then};
-use super::{Connection, Duty, Resources};
+use super::{inflight, Connection, Duty, Resources};
 use crate::error::{Fault, GuestFault, Refusal, Unfulfillable};
-use crate::fd::ForeignFd;
-use crate::memory::{Area, MemoryError, Outcome, Ticket};
+use crate::event_loop::deadline::Deadline;
+use crate::event_loop::poller::{Interest, Token};
+use crate::memory::{Area, Change, Changed, MemoryError, Outcome, Ticket};
 
 // Requests.
 
 impl Connection {
-    pub(super) fn set_mem_table(
-        &mut self,
-        table: MemTable<ForeignFd>,
-        on: &mut Resources<'_>,
-    ) -> Result<Forward, Refusal> {
-        let (table, ticket) = on.memory.replace(table, &self.vrings.addresses())?;
-        let then = Then::Settle(ticket, OnRefusal::Disconnect);
-        Ok(Forward::then(FrontendRequest::SetMemTable(table), then))
+    /// Begins a change of memory.
+    pub(super) fn begin(&self, change: Change, on: &mut Resources<'_>) -> Result<(), Refusal> {
+        Ok(on.memory.begin(change, self.vrings.addresses())?)
     }
 
-    pub(super) fn add_mem_reg(
-        &mut self,
-        region: MemRegion<ForeignFd>,
-        on: &mut Resources<'_>,
-    ) -> Result<Forward, Refusal> {
-        let (region, ticket) = on.memory.add(region, &self.vrings.addresses())?;
-        let then = Then::Settle(ticket, OnRefusal::Undo);
-        Ok(Forward::then(FrontendRequest::AddMemReg(region), then))
+    /// Goes on with the change that has begun.
+    pub(super) fn go_on(&mut self, on: &mut Resources<'_>) -> Result<Lending, Refusal> {
+        if !on.memory.is_admitted() {
+            return Ok(Lending::Waits);
+        }
+        // Whoever shrinks a file from now on is noticed.
+        if let Some(changes) = on.memory.changes() {
+            let watched = on.poller.watch(Token::Memory, changes, Interest::READ);
+            watched.map_err(Fault::from)?;
+        }
+        let Some((changed, ticket)) = on.memory.lend(Deadline::of_a_piece())? else {
+            return Ok(Lending::GoesOn);
+        };
+        Ok(Lending::Done(match changed {
+            Changed::Table(table) => Forward::then(
+                FrontendRequest::SetMemTable(table),
+                Then::Settle(ticket, OnRefusal::Disconnect),
+            ),
+            Changed::Added(region) => Forward::then(
+                FrontendRequest::AddMemReg(region),
+                Then::Settle(ticket, OnRefusal::Undo),
+            ),
+            Changed::Removed(region) => Forward::then(
+                FrontendRequest::RemMemReg(region),
+                Then::Settle(ticket, OnRefusal::Undo),
+            ),
+            Changed::Log(log, area) => Forward::then(
+                FrontendRequest::SetLogBase(log),
+                Then::ShowLog(ticket, area),
+            ),
+            Changed::Inflight(record) => inflight::lent(record, ticket, on),
+        }))
     }
+}
 
-    pub(super) fn rem_mem_reg(
-        &mut self,
-        region: RemMemReg,
-        on: &mut Resources<'_>,
-    ) -> Result<Forward, Refusal> {
-        let (region, ticket) = on.memory.remove(region, &self.vrings.addresses())?;
-        let then = Then::Settle(ticket, OnRefusal::Undo);
-        Ok(Forward::then(FrontendRequest::RemMemReg(region), then))
-    }
+/// How far a change is that has begun.
+#[derive(Debug)]
+pub(super) enum Lending {
+    /// Somebody looks at the frontend's files, who says when it is done.
+    Waits,
+    /// There is more to do.
+    GoesOn,
+    /// The guest is to hear of it.
+    Done(Forward),
 }
 
 pub(super) fn iotlb_msg(entry: Iotlb, on: &Resources<'_>) -> Result<Forward, Refusal> {
@@ -69,11 +88,12 @@ impl Connection {
         ticket: Ticket,
         on: &mut Resources<'_>,
     ) -> Result<(), Fault> {
-        if !on.memory.needs_proof() {
-            return settle(ticket, Outcome::Done, on);
+        if on.memory.needs_proof() {
+            self.barrier = Some(ticket);
+            return Ok(());
         }
-        self.barrier = Some(ticket);
-        Ok(())
+        on.memory.settle(ticket, Outcome::Done);
+        is_settled(on).map(|_| ())
     }
 
     /// A `GET_FEATURES` of the device's own. Its reply proves that the guest has
@@ -115,19 +135,18 @@ pub(super) fn settle_as_answered(
     } else {
         Outcome::Done
     };
-    settle(ticket, outcome, on)
+    on.memory.settle(ticket, outcome);
+    Ok(())
 }
 
-/// The guest has processed a change of the window, or refused it.
-pub(super) fn settle(
-    ticket: Ticket,
-    outcome: Outcome,
-    on: &mut Resources<'_>,
-) -> Result<(), Fault> {
-    on.memory.settle(ticket, outcome)?;
-    let record = on.memory.file_of(Area::Inflight);
-    on.inflight.settle(record, on.reaper);
-    Ok(())
+/// Whether what a change took away is off the guest. Goes on with it.
+pub(super) fn is_settled(on: &mut Resources<'_>) -> Result<bool, Fault> {
+    let settled = on.memory.take_back(Deadline::of_a_piece())?;
+    if settled {
+        let record = on.memory.file_of(Area::Inflight);
+        on.inflight.settle(record, on.reaper);
+    }
+    Ok(settled)
 }
 
 // Refusals.

@@ -13,8 +13,22 @@ use std::os::fd::OwnedFd;
 use vhost_guest_msg::{decode_whole, Accepted, Endian, HeaderFlags, Reply};
 use vm_memory::GuestMemory;
 
-use super::{Connection, DriverQueues, Duty, Resources, Step, REPLIES};
+use super::forward::Then;
+use super::{memory, Connection, DriverQueues, Duty, Resources, Step, REPLIES};
 use crate::error::{Fault, GuestFault};
+
+/// A reply of the guest's on its way.
+#[derive(Debug)]
+pub(super) struct Answer {
+    code: u32,
+    reply: Reply,
+    need_reply: bool,
+    fd: Option<OwnedFd>,
+    /// The frontend is waiting for it.
+    pass: bool,
+    /// Memory that the request took away goes first.
+    settles: bool,
+}
 
 impl Connection {
     /// Moves one reply to the frontend: the device's own whose turn has come,
@@ -27,6 +41,10 @@ impl Connection {
         self.socket.flush()?;
         if self.socket.is_sending() {
             return Ok(Step::Idle);
+        }
+        if let Some(answer) = self.answer.take() {
+            self.pass_on(answer, on)?;
+            return Ok(Step::Moved);
         }
         if let Some((code, reply)) = self.replies.pop_local() {
             self.send(code, &reply, false, None)?;
@@ -54,14 +72,38 @@ impl Connection {
         } = accepted.map_err(GuestFault::Reply)?;
         self.session.observe_reply(&reply);
         let Duty { pass, then } = ticket;
+        let settles = matches!(then, Then::Settle(..) | Then::ShowLog(..));
         let fd = self.fulfil(then, &mut reply, on)?;
-        if !pass {
+        let answer = Answer {
+            code: header.code,
+            reply,
+            need_reply: header.flags.contains(HeaderFlags::NEED_REPLY),
+            fd,
+            pass,
+            settles,
+        };
+        self.pass_on(answer, on)
+    }
+
+    /// Passes a reply on, once what it is for is done.
+    fn pass_on(&mut self, answer: Answer, on: &mut Resources<'_>) -> Result<(), Fault> {
+        if answer.settles && !memory::is_settled(on)? {
+            self.answer = Some(answer);
+            return Ok(());
+        }
+        if !answer.pass {
             on.statistics.own_messages += 1;
             return Ok(());
         }
         on.statistics.replies += 1;
-        let need_reply = header.flags.contains(HeaderFlags::NEED_REPLY);
-        self.send(header.code, &reply, need_reply, fd)
+        let Answer {
+            code,
+            reply,
+            need_reply,
+            fd,
+            ..
+        } = answer;
+        self.send(code, &reply, need_reply, fd)
     }
 
     /// Sends a reply to the frontend.

@@ -14,6 +14,7 @@ use vhost_guest_msg::{
 use vm_memory::GuestMemory;
 
 use super::forward::{Forward, Then};
+use super::memory::Lending;
 use super::{Connection, DriverQueues, Duty, Resources, Step, REQUESTS};
 use crate::error::{Fault, FrontendFault, Refusal, Unfulfillable};
 use crate::fd::ForeignFd;
@@ -44,12 +45,20 @@ impl Impossible {
     }
 }
 
+/// A request that was carried out in part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    code: u32,
+    need_reply: bool,
+}
+
 /// What comes next on the way to the guest.
 enum Next {
     /// Nothing, until an event.
     Nothing,
-    /// A request that was answered without the guest.
-    Refused,
+    /// A request that was answered without the guest, or more of one that has
+    /// begun.
+    More,
     /// A message for the guest.
     Message(Vec<u8>),
 }
@@ -58,7 +67,7 @@ impl Connection {
     /// Whether the next request of the frontend's can be read.
     pub(crate) fn wants_request(&self) -> bool {
         let ready = self.request_buffer.is_some() && !self.replies.is_full();
-        ready && self.held.is_none() && self.barrier.is_none()
+        ready && self.held.is_none() && self.begun.is_none() && self.barrier.is_none()
     }
 
     /// Moves one request of the frontend's to the guest.
@@ -84,7 +93,7 @@ impl Connection {
                 queues.deliver(REQUESTS, buffer, &message, on.registers)?;
                 return Ok(Step::Moved);
             }
-            Next::Refused => Step::Moved,
+            Next::More => Step::Moved,
             Next::Nothing => Step::Idle,
         };
         self.request_buffer = Some(buffer);
@@ -96,6 +105,9 @@ impl Connection {
     fn next(&mut self, on: &mut Resources<'_>) -> Result<Next, Fault> {
         if let Some(ticket) = self.barrier.take() {
             return self.barrier_behind(ticket, on).map(Next::Message);
+        }
+        if let Some(begun) = self.begun.take() {
+            return self.go_on_with(begun, on);
         }
         let message = match self.next_request()? {
             None => return Ok(Next::Nothing),
@@ -116,9 +128,37 @@ impl Connection {
         } = message;
         let code = request.code();
         match self.carry_out(request, on) {
-            Ok(forward) => self.forward(forward, need_reply, on).map(Next::Message),
-            Err(Refusal::Fatal(fault)) => Err(fault),
-            Err(Refusal::Request(rule)) => self.refuse(code, need_reply, rule, on),
+            Ok(Some(forward)) => self.forward(forward, need_reply, on).map(Next::Message),
+            Ok(None) => self.go_on_with(Begun { code, need_reply }, on),
+            Err(refusal) => self.answer_refusal(code, need_reply, refusal, on),
+        }
+    }
+
+    /// Goes on with a request that takes longer than a turn.
+    fn go_on_with(&mut self, begun: Begun, on: &mut Resources<'_>) -> Result<Next, Fault> {
+        let Begun { code, need_reply } = begun;
+        let next = match self.go_on(on) {
+            Ok(Lending::Waits) => Next::Nothing,
+            Ok(Lending::GoesOn) => Next::More,
+            Ok(Lending::Done(forward)) => {
+                return self.forward(forward, need_reply, on).map(Next::Message);
+            }
+            Err(refusal) => return self.answer_refusal(code, need_reply, refusal, on),
+        };
+        self.begun = Some(begun);
+        Ok(next)
+    }
+
+    fn answer_refusal(
+        &mut self,
+        code: u32,
+        need_reply: bool,
+        refusal: Refusal,
+        on: &mut Resources<'_>,
+    ) -> Result<Next, Fault> {
+        match refusal {
+            Refusal::Fatal(fault) => Err(fault),
+            Refusal::Request(rule) => self.refuse(code, need_reply, rule, on),
         }
     }
 
@@ -156,7 +196,7 @@ impl Connection {
             .warn(format_args!("frontend: {request} refused: {rule}"));
         let noted = self.replies.expect_local(code, refusal);
         noted.map_err(|_| FrontendFault::TooManyReplies(request))?;
-        Ok(Next::Refused)
+        Ok(Next::More)
     }
 
     /// Notes what the reply to a request is for that was carried out. Returns it

@@ -18,12 +18,15 @@ use super::session::Session;
 use super::{device_state, features, inflight, log, memory, vring, Connection, Resources};
 use crate::error::{Fault, FrontendFault, Refusal};
 use crate::fd::ForeignFd;
+use crate::memory::Change;
 
 /// What became of a request, which is what its row says.
 #[derive(Debug)]
 enum Course {
     /// Its handler has seen to it.
     Handled(Result<Forward, Refusal>),
+    /// Its handler has begun, and the connection goes on with it.
+    Begun(Result<(), Refusal>),
     /// It is none of the device's affair.
     Passed(FrontendRequest<ForeignFd>),
     /// The device does not carry it.
@@ -31,16 +34,18 @@ enum Course {
 }
 
 impl Connection {
-    /// Carries out a request of the frontend's.
+    /// Carries out a request of the frontend's. `None` if it has only
+    /// [begun](Connection::go_on).
     pub(super) fn carry_out(
         &mut self,
         request: FrontendRequest<ForeignFd>,
         on: &mut Resources<'_>,
-    ) -> Result<Forward, Refusal> {
+    ) -> Result<Option<Forward>, Refusal> {
         check_gate(&request, &self.session)?;
         match self.sort(request, on) {
-            Course::Handled(outcome) => outcome,
-            Course::Passed(request) => Ok(Forward::plain(request.detach().0)),
+            Course::Handled(outcome) => outcome.map(Some),
+            Course::Begun(outcome) => outcome.map(|()| None),
+            Course::Passed(request) => Ok(Some(Forward::plain(request.detach().0))),
             Course::Refused(request) => Err(not_carried(&request).into()),
         }
     }
@@ -57,9 +62,9 @@ impl Connection {
             R::GetQueueNum => Ok(features::get_queue_num(&self.session)),
             R::GetMaxMemSlots => Ok(features::get_max_mem_slots(on)),
 
-            R::SetMemTable(table) => self.set_mem_table(table, on),
-            R::AddMemReg(region) => self.add_mem_reg(region, on),
-            R::RemMemReg(region) => self.rem_mem_reg(region, on),
+            R::SetMemTable(table) => return self.change(Ok(Change::Table(table)), on),
+            R::AddMemReg(region) => return self.change(Ok(Change::Add(region)), on),
+            R::RemMemReg(region) => return self.change(Ok(Change::Remove(region)), on),
             R::IotlbMsg(entry) => memory::iotlb_msg(entry, on),
 
             R::SetVringNum(ring) => Ok(self.set_vring_num(ring)),
@@ -75,9 +80,11 @@ impl Connection {
             request @ (R::ResetDevice | R::SetStatus(_)) => Ok(self.set_status(request)),
 
             R::GetInflightFd(record) => Ok(inflight::get_inflight_fd(record)),
-            R::SetInflightFd(record) => inflight::set_inflight_fd(record, on),
+            R::SetInflightFd(record) => {
+                return self.change(Ok(inflight::set_inflight_fd(record)), on)
+            }
 
-            R::SetLogBase(log) => log::set_log_base(log, on),
+            R::SetLogBase(log) => return self.change(log::set_log_base(log), on),
             R::SetLogFd(eventfd) => log::set_log_fd(eventfd, on),
 
             R::SetDeviceStateFd(state) => self.set_device_state_fd(state, on),
@@ -108,6 +115,10 @@ impl Connection {
             | R::GetShmemConfig(_)
             | R::Unknown { .. }) => return Course::Refused(request),
         })
+    }
+
+    fn change(&self, change: Result<Change, Refusal>, on: &mut Resources<'_>) -> Course {
+        Course::Begun(change.and_then(|change| self.begin(change, on)))
     }
 
     /// Whether a request cannot be carried out yet.
@@ -142,7 +153,7 @@ impl Connection {
             Then::Settle(ticket, on_refusal) => {
                 memory::settle_as_answered(ticket, on_refusal, reply, on)?;
             }
-            Then::ShowLog(ticket, area) => log::show_log(ticket, &area, reply, on)?,
+            Then::ShowLog(ticket, area) => log::show_log(ticket, &area, reply, on),
             Then::MakeInflight => return inflight::make(reply, on),
             Then::StopVring(vring) => self.stop_vring(vring, on)?,
             Then::ShowProtocolFeatures => {
@@ -218,7 +229,7 @@ mod tests {
             let request = request(row, &connection.session, on.reaper);
             let course = connection.sort(request, &mut on);
             let told = match course {
-                Course::Handled(_) => row.verdict == Verdict::Handle,
+                Course::Handled(_) | Course::Begun(_) => row.verdict == Verdict::Handle,
                 Course::Passed(_) => row.verdict == Verdict::Forward,
                 Course::Refused(_) => matches!(row.verdict, Verdict::Refuse(_)),
             };

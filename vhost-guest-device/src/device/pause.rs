@@ -58,7 +58,9 @@ impl<M: GuestAddressSpace> Device<M> {
         let poller = &mut self.poller;
         poller.unwatch(Token::Timer, self.listener.timer());
         poller.unwatch(Token::Listener, self.listener.as_fd());
-        poller.unwatch(Token::Memory, self.memory.changes());
+        if let Some(changes) = self.memory.changes() {
+            poller.unwatch(Token::Memory, changes);
+        }
         for (queue, eventfd) in (0..).zip(self.registers.queue_eventfds()) {
             poller.unwatch(Token::Queue(queue), eventfd.as_fd());
         }

@@ -25,7 +25,6 @@ use super::{
     ChannelSocket, EventFd, FdError, FdKinds, ForeignFd, MemoryFd, MemoryPolicy, Next, Pump,
     Reaper, StateFd,
 };
-use crate::memory::Watch;
 
 /// Requests, by their numbers in `linux/fuse.h`.
 const LOOKUP: u32 = 1;
@@ -225,8 +224,6 @@ fn no_kind_check_waits_for_a_file_system() {
     ));
     let memory = MemoryFd::check(file(), lax).expect("the VMM wanted it so");
     assert_eq!(memory.size().unwrap(), 0x10_0000);
-    let mut watch = Watch::new().unwrap();
-    watch.add(&memory).unwrap();
     assert_eq!(mount.questions(), 0);
     drop(mount);
 }

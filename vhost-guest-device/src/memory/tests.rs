@@ -9,6 +9,7 @@ mod extent;
 mod failure;
 mod hostile;
 mod layout;
+mod lending;
 mod placement;
 mod random;
 mod shared_pages;
@@ -20,11 +21,71 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
+use vhost_guest_msg::{Inflight, LogArea, LogBase, MemRegion, MemTable, Region, RemMemReg};
 use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 
 use super::window::detach_before;
 use super::*;
+use crate::event_loop::deadline::Deadline;
+use crate::fd::ForeignFd;
+use crate::memory::layout::Piece;
 use crate::sync::Epochs;
+
+/// A change at one go, as if nobody else were there.
+impl Memory {
+    fn change(
+        &mut self,
+        change: Change,
+        rings: &[RingAddress],
+    ) -> Result<(Changed, Ticket), MemoryError> {
+        self.begin(change, rings.to_vec())?;
+        loop {
+            assert!(self.is_admitted());
+            if let Some(done) = self.lend(Deadline::of_a_piece())? {
+                return Ok(done);
+            }
+        }
+    }
+
+    fn replace(
+        &mut self,
+        table: MemTable<ForeignFd>,
+        rings: &[RingAddress],
+    ) -> Result<(MemTable<()>, Ticket), MemoryError> {
+        match self.change(Change::Table(table), rings)? {
+            (Changed::Table(table), ticket) => Ok((table, ticket)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn add(
+        &mut self,
+        region: MemRegion<ForeignFd>,
+        rings: &[RingAddress],
+    ) -> Result<(MemRegion<()>, Ticket), MemoryError> {
+        match self.change(Change::Add(region), rings)? {
+            (Changed::Added(region), ticket) => Ok((region, ticket)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn remove(
+        &mut self,
+        message: RemMemReg,
+        rings: &[RingAddress],
+    ) -> Result<(RemMemReg, Ticket), MemoryError> {
+        match self.change(Change::Remove(message), rings)? {
+            (Changed::Removed(message), ticket) => Ok((message, ticket)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn settled(&mut self, ticket: Ticket, outcome: Outcome) -> Result<(), MemoryError> {
+        self.settle(ticket, outcome);
+        while !self.take_back(Deadline::of_a_piece())? {}
+        Ok(())
+    }
+}
 
 const PAGE: u64 = 0x1000;
 const MIB: u64 = 1 << 20;
@@ -90,7 +151,7 @@ impl Bench {
             vmm,
             epochs,
             window,
-            memory: memory.unwrap(),
+            memory,
             reaper,
         }
     }
@@ -147,7 +208,7 @@ impl Bench {
     /// A replacement that the driver acknowledges.
     fn replaced(&mut self, regions: &[(Region, &TestFile)]) -> Vec<u64> {
         let (places, ticket) = self.replace(regions).unwrap();
-        self.memory.settle(ticket, Outcome::Done).unwrap();
+        self.memory.settled(ticket, Outcome::Done).unwrap();
         self.check(regions);
         places
     }
@@ -160,7 +221,7 @@ impl Bench {
 
     fn added(&mut self, region: Region, file: &TestFile) -> u64 {
         let (place, ticket) = self.add(region, file).unwrap();
-        self.memory.settle(ticket, Outcome::Done).unwrap();
+        self.memory.settled(ticket, Outcome::Done).unwrap();
         place
     }
 
@@ -172,7 +233,15 @@ impl Bench {
         size: u64,
     ) -> Result<(u64, Ticket), MemoryError> {
         let fd = self.send(file);
-        self.memory.place_area(area, fd, offset, size)
+        let change = match area {
+            Area::Log => LogArea::new(size, offset).map(|log| Change::Log(log, fd)),
+            Area::Inflight => Inflight::new(size, offset, 1, 1).map(|r| Change::Inflight(r, fd)),
+        };
+        match self.memory.change(change.unwrap(), &[])? {
+            (Changed::Log(LogBase::Shared { area, .. }, _), ticket) => Ok((area.offset(), ticket)),
+            (Changed::Inflight(record), ticket) => Ok((record.inflight().mmap_offset(), ticket)),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Makes sure that the table is `regions`, and that the guest finds the

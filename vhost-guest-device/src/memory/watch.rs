@@ -12,37 +12,29 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 
-use super::layout::Wanted;
-use super::{Memory, MemoryError};
-use crate::fd::{FileIdentity, MemoryFd};
+use super::MemoryError;
+use crate::fd::{FileIdentity, ForeignFd, MemoryFd, Reaper};
 
-/// The files that are watched.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    inotify: OwnedFd,
+/// The files of one frontend that are watched, by an instance of inotify that is
+/// made when it is needed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch {
+    /// Closed elsewhere: the kernel waits until nobody looks at its watches.
+    inotify: Option<Arc<ForeignFd>>,
     /// Watch descriptors.
     watched: BTreeMap<FileIdentity, i32>,
 }
 
 impl Watch {
-    /// Watches nothing.
-    pub(crate) fn new() -> io::Result<Self> {
-        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        Ok(Self {
-            inotify,
-            watched: BTreeMap::new(),
-        })
-    }
-
-    /// Readable when a file has changed.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
+    /// Readable when a file has changed. `None` if none can.
+    pub(super) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_deref().map(AsFd::as_fd)
     }
 
     /// Takes note of changes: of 64 at most, and the rest makes it readable
@@ -51,29 +43,56 @@ impl Watch {
         // An event is 16 bytes and bears no name. Which file it was does not
         // matter: all are looked at.
         let mut events = [0; 1024];
-        let _ = rustix::io::read(&self.inotify, &mut events);
+        if let Some(inotify) = &self.inotify {
+            let _ = rustix::io::read(inotify, &mut events);
+        }
     }
 
-    /// Watches `file` too, unless nobody can make it smaller.
+    /// Watches files too, but for those that nobody can make smaller.
     ///
     /// # Errors
     ///
-    /// It cannot be watched: whoever uses it would not learn that it shrank.
-    pub(crate) fn add(&mut self, file: &MemoryFd) -> Result<(), Errno> {
-        if file.keeps_its_size() || self.watched.contains_key(&file.identity()) {
-            return Ok(());
+    /// One cannot be watched: whoever uses it would not learn that it shrank.
+    /// Nothing has changed.
+    pub(super) fn add_all(
+        &self,
+        files: &[Arc<MemoryFd>],
+        reaper: &Reaper,
+    ) -> Result<Watches, MemoryError> {
+        let mut watches = Watches {
+            inotify: self.inotify.clone(),
+            new: BTreeMap::new(),
+        };
+        for file in files.iter().filter(|file| !file.keeps_its_size()) {
+            let known = |watches: &BTreeMap<_, _>| watches.contains_key(&file.identity());
+            if !known(&self.watched) && !known(&watches.new) {
+                watches.add(file, reaper).map_err(blame)?;
+            }
         }
-        let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
-        let watch = inotify::add_watch(&self.inotify, path, WatchFlags::MODIFY)?;
-        self.watched.insert(file.identity(), watch);
-        Ok(())
+        Ok(watches)
+    }
+
+    /// Watches nothing any more. If something that was begun for it is not done yet,
+    /// that keeps the instance: it could take a watch away from who comes next.
+    pub(super) fn reset(&mut self) {
+        self.retain(|_| false);
+        self.inotify
+            .take_if(|inotify| Arc::strong_count(inotify) > 1);
+    }
+
+    /// Keeps watches that are new.
+    pub(super) fn keep(&mut self, mut watches: Watches) {
+        self.inotify = watches.inotify.take();
+        self.watched.append(&mut watches.new);
     }
 
     /// Watches no other files than `files`. To be called before those are
     /// closed: a watch holds a file like a descriptor, and whoever lets go last
     /// has to free its memory.
     pub(super) fn retain(&mut self, files: impl Fn(FileIdentity) -> bool) {
-        let inotify = &self.inotify;
+        let Some(inotify) = &self.inotify else {
+            return;
+        };
         self.watched.retain(|identity, watch| {
             let stays = files(*identity);
             if !stays {
@@ -85,24 +104,37 @@ impl Watch {
     }
 }
 
-impl Memory {
-    /// Readable when a file has changed that is mapped: see
-    /// [`take_changes`](Self::take_changes).
-    pub(crate) fn changes(&self) -> BorrowedFd<'_> {
-        self.watch.as_fd()
-    }
+/// Watches that have been set, and are taken back if nobody keeps them.
+#[derive(Debug)]
+pub(super) struct Watches {
+    inotify: Option<Arc<ForeignFd>>,
+    new: BTreeMap<FileIdentity, i32>,
+}
 
-    /// Takes note of changes of files, of which each may have made one smaller.
-    pub(crate) fn take_changes(&self) {
-        self.watch.take();
-    }
-
-    /// Watches files that are to be mapped.
-    pub(super) fn watch_all(&mut self, files: &[Arc<MemoryFd>]) -> Result<(), MemoryError> {
-        for file in files {
-            self.watch.add(file).map_err(blame)?;
-        }
+impl Watches {
+    fn add(&mut self, file: &MemoryFd, reaper: &Reaper) -> Result<(), Errno> {
+        let inotify = match &self.inotify {
+            Some(inotify) => inotify,
+            None => {
+                let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+                let inotify = ForeignFd::new(inotify, reaper);
+                self.inotify.insert(Arc::new(inotify))
+            }
+        };
+        let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
+        let watch = inotify::add_watch(inotify, path, WatchFlags::MODIFY)?;
+        self.new.insert(file.identity(), watch);
         Ok(())
+    }
+}
+
+impl Drop for Watches {
+    fn drop(&mut self) {
+        if let Some(inotify) = &self.inotify {
+            for watch in self.new.values() {
+                let _ = inotify::remove_watch(inotify, *watch);
+            }
+        }
     }
 }
 
@@ -111,18 +143,6 @@ impl Memory {
 pub(super) fn blame(error: Errno) -> MemoryError {
     match error {
         Errno::ACCESS | Errno::PERM => MemoryError::NotWatchable(error.into()),
-        _ => MemoryError::Watch(error.into()),
+        _ => MemoryError::Watch(io::Error::from(error)),
     }
-}
-
-/// Makes sure that files still have what is wanted of them, now that nobody can
-/// make them smaller unnoticed.
-pub(super) fn check_sizes(wanted: &[Wanted], files: &[Arc<MemoryFd>]) -> Result<(), MemoryError> {
-    for (wanted, file) in wanted.iter().zip(files) {
-        let size = file.size().map_err(MemoryError::Size)?;
-        if wanted.extent.end() > size {
-            return Err(MemoryError::BeyondFile);
-        }
-    }
-    Ok(())
 }

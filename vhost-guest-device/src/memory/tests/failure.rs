@@ -4,7 +4,7 @@
 
 //! The VMM fails: all or nothing, and never a silent leak.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 
 use vhost_guest_vmm_traits::RangeId;
@@ -65,7 +65,7 @@ fn a_failed_unmap_is_fatal_and_revoking_tries_again() {
     let (mut bench, _, after) = about_to_replace(&files);
     let (_, ticket) = bench.replace(&after).unwrap();
     bench.vmm.fail_nth(0, ErrorKind::Other);
-    let error = bench.memory.settle(ticket, Outcome::Done).unwrap_err();
+    let error = bench.memory.settled(ticket, Outcome::Done).unwrap_err();
     assert!(matches!(error, MemoryError::Unmap(_)), "{error}");
     assert!(error.is_fatal() && error.is_environment());
     bench.check_books();
@@ -172,7 +172,7 @@ fn the_page_of_a_last_byte_is_not_withdrawn() {
     let mut bench = Bench::new();
     let log = TestFile::new(1, 0x1001);
     let (_, ticket) = bench.area(Area::Log, &log, 0, 0x1001).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     assert!(!bench.withdraw(Missing::Truncated).unwrap());
     ftruncate(&log.fd, 0x1000).unwrap();
     assert!(bench.withdraw(Missing::Truncated).unwrap());
@@ -186,7 +186,7 @@ fn memory_can_be_withdrawn_while_a_change_is_pending() {
     ftruncate(&files[1].fd, 0).unwrap();
     ftruncate(&files[2].fd, 0).unwrap();
     assert!(bench.withdraw(Missing::Truncated).unwrap());
-    bench.memory.settle(ticket, Outcome::Refused).unwrap();
+    bench.memory.settled(ticket, Outcome::Refused).unwrap();
     bench.check_books();
     bench.revoke().unwrap();
     assert_eq!(bench.vmm.mappings(), []);

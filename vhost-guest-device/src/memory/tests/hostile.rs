@@ -76,7 +76,7 @@ fn rejects_huge_files_and_regions_without_harm() {
     let mut bench = Bench::with_limits(u64::MAX, usize::MAX);
     let table = [(last, &huge)];
     let (_, ticket) = bench.replace(&table).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_region_that_grows_page_by_page_comes_to_an_end() {
         .find_map(
             |pages| match bench.replace(&[(region(0, pages * PAGE, 0), &ram)]) {
                 Ok((_, ticket)) => {
-                    bench.memory.settle(ticket, Outcome::Done).unwrap();
+                    bench.memory.settled(ticket, Outcome::Done).unwrap();
                     None
                 }
                 Err(error) => Some(error),
@@ -203,10 +203,10 @@ fn maps_huge_pages_whole() {
     let huge = TestFile { fd, name: 0 };
     let mut bench = Bench::new();
     let (_, ticket) = bench.add(region(0, 2 * MIB, 4 * MIB), &huge).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     assert_eq!(bench.vmm.mappings(), [(6 * MIB, 4 * MIB, 2 * MIB)]);
     let (_, ticket) = bench.area(Area::Log, &huge, 100, 1).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     assert_eq!(bench.attached_bytes(), 4 * MIB);
     // Parts of huge pages bring the whole ones, each once.
     for (guest, size, offset, mapped) in [
@@ -215,7 +215,7 @@ fn maps_huge_pages_whole() {
         (32 * MIB, MIB, 7 * MIB, 10),
     ] {
         let (place, ticket) = bench.add(region(guest, size, offset), &huge).unwrap();
-        bench.memory.settle(ticket, Outcome::Done).unwrap();
+        bench.memory.settled(ticket, Outcome::Done).unwrap();
         assert_eq!(place % (2 * MIB), offset % (2 * MIB));
         assert_eq!(bench.attached_bytes(), mapped * MIB);
     }

@@ -143,7 +143,7 @@ fn refuses_to_move_a_ring() {
     let other = region(32 * MIB, 2 * MIB, 0);
     let table = bench.table(&[(other, &ram)]);
     let (_, ticket) = bench.memory.replace(table, &[ring]).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     // but not bringing it back elsewhere.
     let fd = bench.send(&TestFile::new(2, 4 * MIB));
     let error = bench
@@ -213,7 +213,7 @@ fn a_window_can_be_filled_to_the_last_page_again_and_again() {
         let low = region(0, 14 * MIB, 0);
         assert_eq!(bench.added(low, &file), 2 * MIB);
         let (_, ticket) = bench.memory.remove(RemMemReg { region: low }, &[]).unwrap();
-        bench.memory.settle(ticket, Outcome::Done).unwrap();
+        bench.memory.settled(ticket, Outcome::Done).unwrap();
     }
     let mut tiny = Bench::with_limits(2 * MIB, 32);
     let file = TestFile::new(0, PAGE);

@@ -246,7 +246,7 @@ impl Run {
         if outcome == Outcome::Refused {
             self.model = model;
         }
-        let result = self.bench.memory.settle(ticket, outcome);
+        let result = self.bench.memory.settled(ticket, outcome);
         self.lost |= result.is_err();
         if self.lost {
             return;
@@ -267,7 +267,7 @@ impl Run {
         assert_eq!(self.bench.vmm.mappings(), []);
         self.lost = self.bench.is_dead();
         if let Some((_, _, ticket)) = stale {
-            self.bench.memory.settle(ticket, Outcome::Refused).unwrap();
+            self.bench.memory.settled(ticket, Outcome::Refused).unwrap();
         }
     }
 

@@ -11,7 +11,7 @@ const ODD: u64 = 0x3b10;
 
 fn removed(bench: &mut Bench, region: Region) {
     let (_, ticket) = bench.memory.remove(RemMemReg { region }, &[]).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
 }
 
 #[test]
@@ -21,7 +21,7 @@ fn a_region_as_long_as_its_file_is_mapped_to_its_last_page_and_ends_to_the_byte(
     let region = region(0, ODD, 0);
     let fd = bench.send(&queues);
     let (moved, ticket) = bench.memory.add(MemRegion { region, fd }, &[]).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     assert_eq!(moved.region.size(), ODD, "as the frontend has it");
     bench.check(&[(region, &queues)]);
     assert_eq!(bench.vmm.mappings(), [(2 * MIB, 0, 4 * PAGE)]);
@@ -122,7 +122,7 @@ fn a_refused_neighbour_leaves_the_shared_page() {
     bench.added(low, &ram);
     let mapped = bench.vmm.mappings();
     let (_, ticket) = bench.add(high, &ram).unwrap();
-    bench.memory.settle(ticket, Outcome::Refused).unwrap();
+    bench.memory.settled(ticket, Outcome::Refused).unwrap();
     assert_eq!(bench.vmm.mappings(), mapped);
     bench.check(&[(low, &ram)]);
 }
@@ -171,7 +171,7 @@ fn two_guest_ranges_may_show_the_same_bytes_of_one_user_range() {
     assert!(matches!(refused, MemoryError::RingMoved), "{refused}");
     let reversed = bench.table(&[(part, &ram), (same, &ram), (one, &ram)]);
     let (_, ticket) = bench.memory.replace(reversed, &[ring]).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     removed(&mut bench, same);
 }
 

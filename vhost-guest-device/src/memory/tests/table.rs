@@ -18,7 +18,7 @@ fn maps_a_table_and_unmaps_the_last_one_when_the_driver_has_replied() {
         "the driver may still use both"
     );
     assert!(bench.memory.is_pending());
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     assert_eq!(bench.attached_bytes(), 4 * MIB);
     assert!(!bench.memory.is_pending());
     bench.check(&[(region(0, 4 * MIB, 0), &new)]);
@@ -36,7 +36,7 @@ fn returns_to_the_old_table_when_the_driver_refuses_the_new_one() {
         (region(8 * MIB, MIB, 0), &old),
     ];
     let (_, ticket) = bench.replace(&after).unwrap();
-    bench.memory.settle(ticket, Outcome::Refused).unwrap();
+    bench.memory.settled(ticket, Outcome::Refused).unwrap();
     assert_eq!(bench.vmm.mappings(), mapped);
     bench.check(&before);
 }
@@ -64,7 +64,7 @@ fn adds_regions_and_removes_them() {
         "until the driver has replied"
     );
     assert_eq!(bench.memory.translate(user, 1), None);
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     bench.check(&[(low, &ram)]);
     assert_eq!(bench.attached_bytes(), 4 * MIB);
 }
@@ -76,7 +76,7 @@ fn a_removal_that_the_driver_refuses_has_not_happened() {
     let low = region(0, 4 * MIB, 0);
     bench.added(low, &ram);
     let (_, ticket) = bench.memory.remove(RemMemReg { region: low }, &[]).unwrap();
-    bench.memory.settle(ticket, Outcome::Refused).unwrap();
+    bench.memory.settled(ticket, Outcome::Refused).unwrap();
     bench.check(&[(low, &ram)]);
 }
 
@@ -85,7 +85,7 @@ fn an_addition_that_the_driver_refuses_has_not_happened() {
     let mut bench = Bench::new();
     let ram = TestFile::new(1, 4 * MIB);
     let (_, ticket) = bench.add(region(0, 4 * MIB, 0), &ram).unwrap();
-    bench.memory.settle(ticket, Outcome::Refused).unwrap();
+    bench.memory.settled(ticket, Outcome::Refused).unwrap();
     bench.check(&[]);
     assert_eq!(bench.vmm.mappings(), []);
     assert!(bench.memory.files.is_empty());
@@ -109,7 +109,7 @@ fn one_change_waits_for_the_other() {
         bench.area(Area::Log, &ram, 0, 1),
         Err(MemoryError::Pending)
     ));
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     bench.added(high, &ram);
 }
 
@@ -121,10 +121,10 @@ fn tickets_of_the_past_have_no_effect() {
     let (_, stale) = bench.replace(&table).unwrap();
     bench.revoke().unwrap();
     let (_, ticket) = bench.replace(&table).unwrap();
-    bench.memory.settle(stale, Outcome::Refused).unwrap();
+    bench.memory.settled(stale, Outcome::Refused).unwrap();
     bench.check(&table);
     assert!(bench.memory.is_pending());
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn revoking_takes_everything_at_once_and_can_be_repeated() {
     bench.calls();
     bench.revoke().unwrap();
     assert_eq!(bench.calls(), []);
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     // And the next frontend starts where this one did.
     assert_eq!(bench.replaced(&[(region(0, MIB, 0), &ram)]), [2 * MIB]);
 }
@@ -203,7 +203,7 @@ fn one_removal_does_not_touch_other_regions_of_the_file() {
     let places = bench.replaced(&[(low, &ram), (high, &ram)]);
     bench.calls();
     let (_, ticket) = bench.memory.remove(RemMemReg { region: low }, &[]).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     assert!(matches!(bench.calls()[..], [Call::Detach { .. }]));
     assert_eq!(bench.vmm.mappings(), [(places[1], MIB, MIB)]);
     bench.check(&[(high, &ram)]);

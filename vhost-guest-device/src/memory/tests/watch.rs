@@ -10,10 +10,11 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::*;
+use crate::fd::fuse_tests::Mount;
 use crate::memory::watch::blame;
 
 fn is_readable(watch: &Watch) -> bool {
-    let fd = watch.as_fd();
+    let fd = watch.as_fd().unwrap();
     let at_once = Timespec::default();
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&at_once)).unwrap() > 0
 }
@@ -25,11 +26,9 @@ fn so_many_changes_are_taken_at_once_and_no_more() {
     let bench = Bench::new();
     let files: Vec<_> = (0..100).map(|name| TestFile::new(name, PAGE)).collect();
     let check = |file| MemoryFd::check(bench.send(file), MemoryPolicy::default()).unwrap();
-    let mapped: Vec<_> = files.iter().map(check).collect();
-    let mut watch = Watch::new().unwrap();
-    for file in &mapped {
-        watch.add(file).unwrap();
-    }
+    let mapped: Vec<_> = files.iter().map(check).map(Arc::new).collect();
+    let mut watch = Watch::default();
+    watch.keep(watch.add_all(&mapped, &bench.reaper).unwrap());
     assert!(!is_readable(&watch));
     for file in &files {
         ftruncate(&file.fd, 0).unwrap();
@@ -58,7 +57,10 @@ fn whose_fault_it_is_that_a_file_cannot_be_watched() {
 fn watched_is_what_is_mapped() {
     let mut bench = Bench::new();
     let watches = |bench: &Bench| {
-        let fd = bench.memory.changes().as_raw_fd();
+        let Some(changes) = bench.memory.changes() else {
+            return 0;
+        };
+        let fd = changes.as_raw_fd();
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
         info.lines()
             .filter(|line| line.starts_with("inotify"))
@@ -80,4 +82,22 @@ fn watched_is_what_is_mapped() {
     assert_eq!(watches(&bench), 1);
     bench.revoke().unwrap();
     assert_eq!(watches(&bench), 0);
+}
+
+#[test]
+fn to_watch_a_file_asks_no_file_system() {
+    let Some(mount) = Mount::new("watch") else {
+        return;
+    };
+    let bench = Bench::new();
+    let lax = MemoryPolicy {
+        any_file_system: true,
+        ..Default::default()
+    };
+    let file = mount.dead_files(1, &bench.reaper).remove(0);
+    let file = Arc::new(MemoryFd::check(file, lax).expect("the VMM wanted it so"));
+    let mut watch = Watch::default();
+    watch.keep(watch.add_all(&[file], &bench.reaper).unwrap());
+    assert_eq!(mount.questions(), 0);
+    drop(mount);
 }

@@ -45,11 +45,11 @@ fn a_change_of_an_epoch_that_is_over_takes_nothing_from_the_next() {
     let epoch = bench.epochs.raise();
     detach_before(&bench.window, epoch).unwrap();
     // The worker has not heard of it, and unplugs what is not there.
-    bench.memory.settle(stale, Outcome::Refused).unwrap();
+    bench.memory.settled(stale, Outcome::Refused).unwrap();
     bench.memory.renew(epoch);
     let (_, ticket) = bench.replace(&before).unwrap();
-    bench.memory.settle(Ticket(1), Outcome::Refused).unwrap();
-    bench.memory.settle(ticket, Outcome::Done).unwrap();
+    bench.memory.settled(Ticket(1), Outcome::Refused).unwrap();
+    bench.memory.settled(ticket, Outcome::Done).unwrap();
     assert_eq!(bench.vmm.mappings().len(), 1);
     // And the other way round: what is of this epoch is not older than it.
     assert!(!bench.window.lock().detach_some(epoch, 16).unwrap());
