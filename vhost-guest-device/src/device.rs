@@ -48,6 +48,7 @@ use crate::guest::queue::{Queues, MAX_CHAIN};
 use crate::guest::registers::{Registers, Setup};
 use crate::guest::virtio::device_config::Properties;
 use crate::guest::virtio::feature;
+use crate::host;
 use crate::memory::window::detach_before;
 use crate::memory::{Memory, MemoryError, MemoryLimits, Window};
 use crate::sync::{Epochs, Ordered};
@@ -124,7 +125,9 @@ impl<M: GuestAddressSpace> Device<M> {
         services: Services<M>,
     ) -> io::Result<Self> {
         let signaller = Arc::new(Signaller::new());
-        let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let wake = Arc::new(host::ask(|| {
+            eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+        })?);
         let pump = options.migration;
         let pump = pump.map(|most| Pump::new(most as usize, &wake));
         let limits = Limits {
@@ -193,9 +196,6 @@ impl<M: GuestAddressSpace> Device<M> {
     fn watch_own(&mut self) -> io::Result<()> {
         let poller = &mut self.poller;
         poller.watch(Token::Timer, self.listener.timer(), Interest::READ)?;
-        if let Some(changes) = self.memory.changes() {
-            poller.watch(Token::Memory, changes, Interest::READ)?;
-        }
         for (queue, eventfd) in (0..).zip(self.registers.queue_eventfds()) {
             poller.watch(Token::Queue(queue), eventfd.as_fd(), Interest::READ)?;
         }

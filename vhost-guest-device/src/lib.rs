@@ -56,6 +56,7 @@ mod event_loop;
 mod fd;
 mod function;
 mod guest;
+mod host;
 mod memory;
 mod sync;
 #[cfg(test)]

@@ -44,8 +44,12 @@ impl<M: GuestAddressSpace> Device<M> {
         let _ = self.apply(failed);
         self.reply_limit.resume();
         self.memory_limit.resume();
+        // What is in the poller's set already cannot be missing.
         if let Err(error) = self.watch_own() {
             self.die(error);
+        }
+        if let Some(changes) = self.memory.changes() {
+            self.poller.unmute(Token::Memory, changes);
         }
         self.open_restored_queues();
         // Sockets are waited for from the next turn on.
@@ -56,13 +60,13 @@ impl<M: GuestAddressSpace> Device<M> {
     /// ready: a VMM's event loop would be told of it for ever.
     fn unwatch_all(&mut self) {
         let poller = &mut self.poller;
-        poller.unwatch(Token::Timer, self.listener.timer());
-        poller.unwatch(Token::Listener, self.listener.as_fd());
+        poller.mute(Token::Timer, self.listener.timer());
+        poller.mute(Token::Listener, self.listener.as_fd());
         if let Some(changes) = self.memory.changes() {
-            poller.unwatch(Token::Memory, changes);
+            poller.mute(Token::Memory, changes);
         }
         for (queue, eventfd) in (0..).zip(self.registers.queue_eventfds()) {
-            poller.unwatch(Token::Queue(queue), eventfd.as_fd());
+            poller.mute(Token::Queue(queue), eventfd.as_fd());
         }
         let limits = [
             (Token::ReplyLimit, self.reply_limit.fd()),
@@ -70,7 +74,7 @@ impl<M: GuestAddressSpace> Device<M> {
         ];
         for (token, timer) in limits {
             if let Some(timer) = timer {
-                poller.unwatch(token, timer);
+                poller.mute(token, timer);
             }
         }
         if let Some(connection) = &self.connection {

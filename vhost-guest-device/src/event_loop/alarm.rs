@@ -13,6 +13,8 @@ use rustix::time::{
     TimerfdTimerFlags, Timespec,
 };
 
+use crate::host;
+
 const NEVER: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 0,
@@ -40,7 +42,7 @@ impl Alarm {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = match limit {
             Some(limit) => {
-                let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+                let timer = host::ask(|| timerfd_create(TimerfdClockId::Monotonic, flags))?;
                 Some((timer, timespec(limit)))
             }
             None => None,

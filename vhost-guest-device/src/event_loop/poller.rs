@@ -16,6 +16,8 @@ use rustix::event::{epoll, Timespec};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::host;
+
 /// Names a descriptor that is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Token {
@@ -135,7 +137,7 @@ pub(crate) struct Poller {
 impl Poller {
     /// An empty set.
     pub(crate) fn new() -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll = host::ask(|| epoll::create(epoll::CreateFlags::CLOEXEC))?;
         Ok(Self {
             epoll,
             interests: BTreeMap::new(),
@@ -168,11 +170,32 @@ impl Poller {
         let done = match self.interests.get(&token) {
             Some(now) if *now == interest => return Ok(()),
             Some(_) => epoll::modify(&self.epoll, fd, data, interest.flags()),
-            None => epoll::add(&self.epoll, fd, data, interest.flags()),
+            None => host::ask(|| epoll::add(&self.epoll, fd, data, interest.flags())),
         };
         done.map_err(Unwaitable)?;
         self.interests.insert(token, interest);
         Ok(())
+    }
+
+    /// Waits for nothing on `fd`, if it is watched, until it is watched again.
+    /// Then nothing can be missing, as it could if it had to be added.
+    pub(crate) fn mute(&mut self, token: Token, fd: BorrowedFd<'_>) {
+        self.change(token, fd, Interest::default());
+    }
+
+    /// Waits for `fd` to be readable again, if it was watched when it was
+    /// [muted](Self::mute).
+    pub(crate) fn unmute(&mut self, token: Token, fd: BorrowedFd<'_>) {
+        self.change(token, fd, Interest::READ);
+    }
+
+    fn change(&mut self, token: Token, fd: BorrowedFd<'_>, new: Interest) {
+        if let Some(interest) = self.interests.get_mut(&token) {
+            *interest = new;
+            let data = epoll::EventData::new_u64(token.to_u64());
+            // It can only fail for a descriptor that is not in the set.
+            let _ = epoll::modify(&self.epoll, fd, data, new.flags());
+        }
     }
 
     /// Stops waiting for `fd`. To be called before `fd` is closed: a

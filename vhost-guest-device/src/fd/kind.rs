@@ -21,6 +21,7 @@ use thiserror::Error;
 use vhost_guest_msg::Transfer;
 
 use super::ForeignFd;
+use crate::host;
 
 /// `PROC_SUPER_MAGIC` of `linux/magic.h`.
 const PROC_MAGIC: u32 = 0x9fa0;
@@ -102,7 +103,7 @@ impl FdKinds {
     /// There is no `/proc`, or no descriptor left for it.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = open(c"/proc", flags, Mode::empty())?;
+        let proc = host::ask(|| open(c"/proc", flags, Mode::empty()))?;
         if fstatfs(&proc)?.f_type as u32 != PROC_MAGIC {
             return Err(io::Error::other("/proc is not a proc file system"));
         }

@@ -14,6 +14,8 @@ use rustix::time::{
     Timespec,
 };
 
+use crate::host;
+
 /// Time until what the environment failed is tried again.
 const REST: Timespec = Timespec {
     tv_sec: 0,
@@ -36,7 +38,7 @@ impl Listener {
     pub(crate) fn new(socket: UnixListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let timer = host::ask(|| timerfd_create(TimerfdClockId::Monotonic, flags))?;
         Ok(Self {
             socket,
             timer,
@@ -73,7 +75,7 @@ impl Listener {
     /// The environment's fault. The listener rests for a while.
     pub(crate) fn accept(&mut self) -> io::Result<Option<OwnedFd>> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        match acceptfrom_with(&self.socket, flags) {
+        match host::ask(|| acceptfrom_with(&self.socket, flags)) {
             Ok((socket, _)) => Ok(Some(socket)),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
             Err(rustix::io::Errno::CONNABORTED) => Ok(None),

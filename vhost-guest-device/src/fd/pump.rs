@@ -17,6 +17,7 @@ use vmm_sys_util::signal::block_signal;
 
 use super::crew::{Crew, Job, Shared as CrewShared};
 use super::kind::StateFd;
+use crate::host;
 use crate::vmm::threads::PUMP;
 
 /// Threads that move state. One transfer takes one of them; a frontend can
@@ -97,7 +98,7 @@ impl Pump {
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let shared = Arc::new(Shared {
             state: Mutex::new(State::default()),
-            changed: eventfd(0, flags).map_err(io::Error::from)?,
+            changed: host::ask(|| eventfd(0, flags)).map_err(io::Error::from)?,
             wake: Arc::clone(&self.wake),
         });
         self.crew.push(Work {

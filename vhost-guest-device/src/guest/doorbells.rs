@@ -31,6 +31,7 @@ use vhost_guest_vmm_traits::IoEventFdRegistrar;
 
 use crate::fd::{EventFd, Signaller};
 use crate::guest::pci::bars::{self, DOORBELL_MULTIPLIER, NOTIFY_MULTIPLIER};
+use crate::host;
 use crate::vmm::services::ServiceError;
 use ioeventfds::IoEventFds;
 
@@ -182,7 +183,7 @@ impl QueueNotify {
         let mut notify = IoEventFds::new(registrar, virtqueues, NOTIFY_MULTIPLIER);
         let mut eventfds = Vec::new();
         for queue in 0..virtqueues {
-            let own = Arc::new(eventfd(0, flags)?);
+            let own = Arc::new(host::ask(|| eventfd(0, flags))?);
             eventfds.push(Arc::clone(&own));
             // Nothing is placed yet, so this cannot fail.
             let _ = notify.set(usize::from(queue), Some(own));

@@ -44,6 +44,7 @@ use crate::fd::{EventFd, Signaller};
 use crate::guest::pci::bars;
 use crate::guest::pci::msix::Msix;
 use crate::guest::virtio::NO_VECTOR;
+use crate::host;
 use crate::vmm::services::ServiceError;
 pub(crate) use event::{ArmFailure, Event};
 use line::{readable, Line, LineFd};
@@ -82,7 +83,10 @@ impl Interrupts {
     ) -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let own = |event| -> io::Result<Line> {
-            Ok(Line::new(event, Some(LineFd::Own(eventfd(0, flags)?))))
+            Ok(Line::new(
+                event,
+                Some(LineFd::Own(host::ask(|| eventfd(0, flags))?)),
+            ))
         };
         let mut lines = vec![own(Event::Config)?];
         for queue in 0..virtqueues {

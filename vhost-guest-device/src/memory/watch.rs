@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::MemoryError;
 use crate::fd::{FileIdentity, ForeignFd, MemoryFd, Reaper};
+use crate::host;
 
 /// The files of one frontend that are watched, by an instance of inotify that is
 /// made when it is needed.
@@ -116,13 +117,14 @@ impl Watches {
         let inotify = match &self.inotify {
             Some(inotify) => inotify,
             None => {
-                let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+                let flags = CreateFlags::NONBLOCK | CreateFlags::CLOEXEC;
+                let inotify = host::ask(|| inotify::init(flags))?;
                 let inotify = ForeignFd::new(inotify, reaper);
                 self.inotify.insert(Arc::new(inotify))
             }
         };
         let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
-        let watch = inotify::add_watch(inotify, path, WatchFlags::MODIFY)?;
+        let watch = host::ask(|| inotify::add_watch(inotify, path, WatchFlags::MODIFY))?;
         self.new.insert(file.identity(), watch);
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::guest::virtio::feature;
 const LONG: Duration = Duration::from_secs(100_000);
 
 /// Everything that makes the device call its VMM.
-fn session(rig: &mut Rig) {
+pub(super) fn session(rig: &mut Rig) {
     rig.initialise();
     for kick in 0..4u32 {
         let vector = u32::from(FIRST_KICK) + kick;
@@ -184,7 +184,7 @@ fn change_memory(rig: &mut Rig, frontend: &mut Frontend) {
 }
 
 /// A device with everything that one can have.
-fn whole(asynchronous: bool) -> Rig {
+pub(super) fn whole(asynchronous: bool) -> Rig {
     let translator = Some(Arc::new(Iommu::default()) as _);
     let mut rig = Rig::translated(translator, |builder| {
         let builder = builder.migration(4096);

@@ -16,6 +16,7 @@ use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags
 
 use crate::error::{EnvironmentFault, Fault, GuestFault};
 use crate::fd::{FileIdentity, Reaper};
+use crate::host;
 
 /// The record that was made last, and the one that was set last. Frontends may
 /// keep the files of earlier ones; these are emptied, so that nobody can make the
@@ -108,15 +109,11 @@ fn empty(made: Option<Made>, reaper: &Reaper) {
 
 /// A file of `size` bytes for the frontend, and what is kept of it.
 fn make(size: u64) -> io::Result<(OwnedFd, Made)> {
-    let memory = memfd_create(
-        "vhost-guest-inflight",
-        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-    )?;
-    ftruncate(&memory, size)?;
-    fcntl_add_seals(
-        &memory,
-        SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-    )?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = host::ask(|| memfd_create("vhost-guest-inflight", flags))?;
+    host::ask(|| ftruncate(&memory, size))?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    host::ask(|| fcntl_add_seals(&memory, seals))?;
     let made = Made {
         identity: FileIdentity::of(memory.as_fd())?,
         file: memory.try_clone()?,
