@@ -49,8 +49,6 @@ pub(crate) use inflight::InflightMemory;
 pub(crate) use session::Session;
 pub(crate) use socket::MAX_FDS;
 
-use std::os::fd::OwnedFd;
-
 use vhost_guest_msg::{Channel as Direction, FrontendRequest, Message, ReplyTracker};
 use vm_memory::GuestMemory;
 
@@ -60,8 +58,8 @@ use crate::fd::{FdKinds, ForeignFd, Pump, Reaper, Stream};
 use crate::guest::queue::Reserved;
 use crate::guest::registers::Registers;
 use crate::memory::{Memory, Ticket};
-use crate::vmm::journal::Journal;
-use crate::vmm::statistics::Statistics;
+use crate::shared::Shared;
+use crate::sync::{Epoch, OrderedGuard};
 use account::Account;
 use backend_channel::Channel;
 use forward::Then;
@@ -106,7 +104,9 @@ pub(crate) struct Duty {
 
 /// What is the device's, and a connection works on.
 pub(crate) struct Resources<'a> {
-    pub registers: &'a mut Registers,
+    pub shared: &'a Shared,
+    /// When the frontend came.
+    pub epoch: Epoch,
     pub memory: &'a mut Memory,
     pub inflight: &'a mut InflightMemory,
     /// Moves device state, if the VMM wants that.
@@ -114,10 +114,21 @@ pub(crate) struct Resources<'a> {
     pub kinds: &'a FdKinds,
     pub reaper: &'a Reaper,
     pub poller: &'a mut Poller,
-    pub journal: &'a mut Journal,
-    pub statistics: &'a mut Statistics,
-    /// Asks for a turn.
-    pub wake: &'a OwnedFd,
+}
+
+impl Resources<'_> {
+    /// The registers, to connect something of the frontend's.
+    ///
+    /// # Errors
+    ///
+    /// Its time is over: nothing of it may be connected any more.
+    pub(crate) fn registers(&self) -> Result<OrderedGuard<'_, Registers>, Fault> {
+        let registers = self.shared.registers.lock();
+        match self.shared.epochs.current() == self.epoch {
+            true => Ok(registers),
+            false => Err(Fault::Over),
+        }
+    }
 }
 
 /// One frontend, from accept to loss.
@@ -148,14 +159,15 @@ pub(crate) struct Connection {
     reply_buffer: Option<Reserved>,
     /// The latest transfer of device state.
     stream: Option<Stream>,
+    /// When it came.
+    epoch: Epoch,
 }
 
 impl Connection {
     /// A frontend that has just connected.
-    pub(crate) fn new(socket: OwnedFd, reaper: &Reaper, session: Session) -> Self {
-        let fd = ForeignFd::new(socket, reaper);
+    pub(crate) fn new(socket: ForeignFd, reaper: &Reaper, session: Session, epoch: Epoch) -> Self {
         Self {
-            socket: Socket::new(fd, reaper, session.limits()),
+            socket: Socket::new(socket, reaper, session.limits()),
             channel: Channel::Absent,
             session,
             vrings: Vrings::default(),
@@ -169,7 +181,13 @@ impl Connection {
             request_buffer: None,
             reply_buffer: None,
             stream: None,
+            epoch,
         }
+    }
+
+    /// When it came.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Moves at most one message in each direction. `false` if none moved.

@@ -82,6 +82,18 @@ pub(crate) enum Fault {
     /// The frontend hung up, without doing anything wrong.
     #[error("the frontend hung up")]
     HungUp,
+    /// The guest took its backend down.
+    #[error("the guest took its backend down")]
+    BackendDown,
+    /// The driver, or the guest's PCI software, or the VMM reset the device.
+    #[error("the device was reset")]
+    Reset,
+    /// The VMM took everything from the guest.
+    #[error("the VMM revoked the device")]
+    Revoked,
+    /// The connection was ended by somebody else, who says why.
+    #[error("the connection is over")]
+    Over,
     /// The frontend broke the protocol.
     #[error("frontend: {0}")]
     Frontend(#[from] FrontendFault),
@@ -118,7 +130,9 @@ impl From<Unwaitable> for Fault {
 
 impl From<MemoryError> for Fault {
     fn from(error: MemoryError) -> Self {
-        if error.is_fatal() {
+        if matches!(error, MemoryError::Stale) {
+            Self::Over
+        } else if error.is_fatal() {
             DeadFault::Memory(error).into()
         } else if error.is_environment() {
             EnvironmentFault::Memory(error).into()

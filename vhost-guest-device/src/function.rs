@@ -22,13 +22,12 @@ use vhost_guest_vmm_traits::{
 use vm_memory::GuestAddressSpace;
 
 use crate::device::options::Options;
-use crate::device::worker::{Shared, Worker};
+use crate::device::worker::Worker;
 use crate::device::Device;
 use crate::error::BuildError;
 use crate::event_loop::poller;
 use crate::guest::pci::{BarMove, BarSpec};
 use crate::memory::Missing;
-use crate::sync::Ordered;
 use crate::vmm::services::Services;
 use crate::vmm::statistics::Statistics;
 
@@ -41,7 +40,9 @@ use crate::vmm::statistics::Statistics;
 /// take the thread's place: [`Builder::build_without_thread`](crate::Builder::build_without_thread).
 ///
 /// All methods may be called from any thread. None of them waits for the
-/// frontend or the guest.
+/// frontend or the guest. [`pause`](Self::pause), [`restore`](Self::restore),
+/// [`reset`](Self::reset) and [`memory_changed`](Self::memory_changed) wait for
+/// what the device's thread is just doing, which is short; they are not for a vCPU.
 ///
 /// # Example
 ///
@@ -84,7 +85,7 @@ use crate::vmm::statistics::Statistics;
 /// # }
 /// ```
 pub struct VhostGuest<M: GuestAddressSpace> {
-    device: Shared<M>,
+    device: Arc<Device<M>>,
     /// Absent before the start, and if the VMM's event loop does its work.
     worker: Mutex<Option<Worker>>,
     hook: Option<Arc<dyn ThreadHook>>,
@@ -109,10 +110,9 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         // The first to ask has the answer read from the process's auxiliary
         // vector; a thread with a filter could not.
         let _ = rustix::param::page_size();
-        let device = Device::new(listener, options, services)?;
-        let bars = device.registers.bars();
-        let device = Arc::new(Ordered::new(device));
-        let events = device.lock().poller_fd()?;
+        let device = Arc::new(Device::new(listener, options, services)?);
+        let bars = device.shared.registers.lock().bars();
+        let events = device.poller_fd()?;
         Ok(Self {
             device,
             worker: Mutex::default(),
@@ -133,32 +133,27 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// The guest reads configuration space: 1, 2 or 4 bytes at `offset`.
     /// Other accesses are answered too, as far as they make sense.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
-        self.device.lock().registers.config_read(offset, data);
+        self.device.shared.config_read(offset, data);
     }
 
     /// The guest writes configuration space.
     ///
     /// Returns the BARs that are somewhere else now. The VMM changes the
     /// routing on its bus and calls [`bar_moved`](Self::bar_moved) for each.
-    #[must_use = "the BARs have moved in the device's mind only"]
+    #[must_use = "the VMM has to move the BARs, too"]
     pub fn config_write(&self, offset: u16, data: &[u8]) -> Vec<BarMove> {
-        let mut device = self.device.lock();
-        let effects = device.registers.config_write(offset, data);
-        device.apply(effects)
+        self.device.shared.config_write(offset, data)
     }
 
     /// The guest reads from a BAR, at an address where no memory is mapped.
     pub fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
-        self.device.lock().registers.bar_read(bar, offset, data);
+        self.device.shared.bar_read(bar, offset, data);
     }
 
     /// The guest writes to a BAR, at an address where neither memory nor an
     /// eventfd is.
     pub fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        let mut device = self.device.lock();
-        let effect = device.registers.bar_write(bar, offset, data);
-        // Only configuration space moves BARs.
-        let _ = device.apply(effect);
+        self.device.shared.bar_write(bar, offset, data);
     }
 
     /// A BAR is routed to the device at `guest_address` from now on, or not
@@ -170,12 +165,12 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// registered reach [`bar_write`](Self::bar_write) instead; a window that
     /// could not be placed is nowhere.
     pub fn bar_moved(&self, bar: u8, guest_address: Option<u64>) -> io::Result<()> {
-        self.device.lock().bar_moved(bar, guest_address)
+        self.device.shared.bar_moved(bar, guest_address)
     }
 
     /// The number of MSI-X vectors.
     pub fn vectors(&self) -> u16 {
-        self.device.lock().registers.vectors()
+        self.device.shared.registers.lock().vectors()
     }
 
     /// Sets an entry of the MSI-X table: `vector` raises `message` from now
@@ -187,9 +182,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// guest writes to it is lost, and resets leave it alone. MSI-X Enable,
     /// Function Mask and Bus Master stay the guest's, in configuration space.
     pub fn set_vector(&self, vector: u16, message: Option<MsiMessage>) {
-        let mut device = self.device.lock();
-        let effect = device.registers.set_vector(vector, message);
-        let _ = device.apply(effect);
+        self.device.shared.set_vector(vector, message);
     }
 
     /// The VMM has put another map into [`Services::memory`], or changed what
@@ -203,8 +196,8 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// Addresses in the driver's queues stay as they are. One that the new map
     /// does not have is a mistake of the guest's, when the device gets to it.
     pub fn memory_changed(&self) {
-        // Maps are looked up in each turn, and a turn has the lock.
-        drop(self.device.lock());
+        // Maps are looked up in each turn, and a turn is made in this room.
+        drop(self.device.server());
     }
 
     /// A vCPU could not access memory at `guest_address` (`None`: somewhere;
@@ -222,7 +215,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// first [`memory_truncated`](Self::memory_truncated), of all of them.
     #[must_use = "without an answer the vCPU does not know how to go on"]
     pub fn memory_fault(&self, guest_address: Option<u64>) -> bool {
-        self.device.lock().memory_fault(guest_address)
+        self.device.shared.memory_fault(guest_address)
     }
 
     /// Takes out of the window what files have lost since their frontend shared
@@ -235,7 +228,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// address could be anybody's.
     #[must_use = "the vCPU that could not access memory can try again"]
     pub fn memory_truncated(&self) -> bool {
-        self.device.lock().withdraw(Missing::Truncated)
+        self.device.shared.withdraw(Missing::Truncated)
     }
 
     /// Resets the function, as a bus does (RST#) when the VMM reboots its
@@ -247,18 +240,22 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// Returns the BARs that were decoded and are not any more, as
     /// [`config_write`](Self::config_write) does. The next frontend is
     /// accepted when the next driver is ready for it.
-    #[must_use = "the BARs have moved in the device's mind only"]
+    ///
+    /// It waits for the turn of the device's thread that is under way, which is short:
+    /// when it returns, the device does not touch the guest's memory any more.
+    #[must_use = "the VMM has to move the BARs, too"]
     pub fn reset(&self) -> Vec<BarMove> {
-        self.device.lock().function_reset()
+        self.device.function_reset()
     }
 
     /// Takes everything of the frontend's from the guest, now, whatever the
     /// guest thinks: memory, doorbells, interrupts, connection. For unplugging.
     ///
-    /// When it returns, the guest has no access any more. Calling it again
-    /// does nothing. The guest can reset the device and serve again.
+    /// When it returns, the guest has no access any more; the sockets are closed in the
+    /// next turn of the device's thread. Calling it again does nothing. The guest can
+    /// reset the device and serve again.
     pub fn revoke(&self) {
-        self.device.lock().revoke();
+        self.device.shared.revoke();
     }
 
     /// Readable when the device has work to do, for the event loop of a VMM
@@ -280,26 +277,23 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
         if matches!(&waited, Ok(ready) if ready.is_empty()) {
             return;
         }
-        let mut device = self.device.lock();
         match waited {
-            Ok(ready) => device.turn(&ready),
-            Err(error) => device.die(error),
+            Ok(ready) => self.device.turn(&ready),
+            Err(error) => self.device.shared.die(error),
         }
     }
 
     /// What the device has done so far.
     pub fn statistics(&self) -> Statistics {
-        let device = self.device.lock();
-        Statistics {
-            ignored_writes: device.registers.ignored_writes(),
-            ..device.statistics
-        }
+        let shared = &self.device.shared;
+        let ignored_writes = shared.registers.lock().ignored_writes();
+        shared.counters.read(ignored_writes)
     }
 
     /// Descriptors that a jail must leave open, those of the VMM's services
     /// included.
     pub fn fds_to_keep(&self) -> Vec<RawFd> {
-        let mut fds = self.device.lock().own_fds();
+        let mut fds = self.device.own_fds();
         fds.push(self.events.as_raw_fd());
         fds.extend(self.interrupts.fds_to_keep());
         fds.extend(self.doorbells.iter().flat_map(|all| all.fds_to_keep()));
@@ -310,7 +304,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
 
 impl<M: GuestAddressSpace> Drop for VhostGuest<M> {
     fn drop(&mut self) {
-        self.device.lock().stop();
+        self.device.stop();
         let worker = self.worker.get_mut();
         if let Some(worker) = worker.unwrap_or_else(PoisonError::into_inner) {
             worker.join();

@@ -58,6 +58,8 @@ mod function;
 mod guest;
 mod host;
 mod memory;
+mod server;
+mod shared;
 mod sync;
 #[cfg(test)]
 mod tests;

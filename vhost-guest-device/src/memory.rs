@@ -165,11 +165,6 @@ impl Memory {
         self.watch.take();
     }
 
-    /// Bytes in the window, with memory or without.
-    pub(crate) fn window_size(&self) -> u64 {
-        self.limits.window_size
-    }
-
     /// The most regions at a time.
     pub(crate) fn max_regions(&self) -> usize {
         self.limits.max_regions

@@ -8,4 +8,4 @@ pub(crate) mod epoch;
 pub(crate) mod ordered;
 
 pub(crate) use self::epoch::{Epoch, Epochs};
-pub(crate) use self::ordered::Ordered;
+pub(crate) use self::ordered::{Ordered, OrderedGuard};

@@ -5,7 +5,7 @@
 //! The device as a whole, between hostile peers.
 
 mod account;
-mod asynchronous_reset;
+
 mod blkio;
 mod bus_reset;
 mod channel;
@@ -37,6 +37,7 @@ mod qemu;
 mod random;
 mod replay;
 mod requests;
+mod reset_in_pieces;
 mod resets;
 pub(crate) mod rig;
 mod session;

@@ -21,7 +21,7 @@ use super::session::Session;
 use super::socket::Socket;
 use super::{Connection, DriverQueues, Resources, Step, CHANNEL_REPLIES, CHANNEL_REQUESTS};
 use crate::error::{ChannelRule, Fault, FrontendFault, GuestFault, Refusal};
-use crate::event_loop::poller::{self, Token};
+use crate::event_loop::poller::Token;
 use crate::fd::{ChannelSocket, ForeignFd};
 
 /// The answer to a request that the frontend does not get.
@@ -95,7 +95,7 @@ impl Connection {
         }
         self.channel_replies.answer_all(&FAILED);
         // The failures are delivered in the next turn.
-        poller::wake(on.wake);
+        on.shared.wake();
     }
 
     /// Moves one backend request of the guest's to the frontend.
@@ -118,10 +118,10 @@ impl Connection {
             return Ok(Step::Idle);
         }
         let most = self.session.limits().max_message_size;
-        let Some(message) = queues.take(CHANNEL_REQUESTS, most, on.registers)? else {
+        let Some(message) = queues.take(CHANNEL_REQUESTS, most, on.shared)? else {
             return Ok(Step::Idle);
         };
-        on.statistics.backend_requests += 1;
+        on.shared.counters.backend_requests.add(1);
         self.forward_backend_request(&message, on)?;
         Ok(Step::Moved)
     }
@@ -147,7 +147,7 @@ impl Connection {
             (Ok(()), Some(socket)) => socket.send(message, None),
             (Ok(()), None) => Err(Fault::HungUp),
             (Err(rule), _) if matches!(expectation, ReplyExpectation::Due(_)) => {
-                on.journal.warn(format_args!(
+                on.shared.journal.warn(format_args!(
                     "guest: backend request {name} refused: {rule}"
                 ));
                 let noted = self.channel_replies.expect_local(code, FAILED);
@@ -194,8 +194,8 @@ impl Connection {
         let length = reply.encode(code, false, Endian::NATIVE, &mut message);
         let length = length.map_err(FrontendFault::LongReply)?;
         let message = message.get(..length).unwrap_or_default();
-        queues.deliver(CHANNEL_REPLIES, buffer, message, on.registers)?;
-        on.statistics.backend_replies += 1;
+        queues.deliver(CHANNEL_REPLIES, buffer, message, on.shared)?;
+        on.shared.counters.backend_replies.add(1);
         Ok(Step::Moved)
     }
 

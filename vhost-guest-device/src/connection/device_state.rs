@@ -99,10 +99,10 @@ fn save(
         return Ok(Step::Idle);
     }
     let most = most_bytes(on);
-    let Some(chunk) = queues.take(MIGRATION_SAVE, most, on.registers)? else {
+    let Some(chunk) = queues.take(MIGRATION_SAVE, most, on.shared)? else {
         return Ok(Step::Idle);
     };
-    on.statistics.state_bytes += chunk.len() as u64;
+    on.shared.counters.state_bytes.add(chunk.len() as u64);
     stream.save(chunk);
     Ok(Step::Moved)
 }
@@ -127,10 +127,10 @@ fn load(
         return Err(GuestFault::StateBuffer.into());
     }
     let now = bytes.get(..room).unwrap_or(bytes);
-    queues.deliver(MIGRATION_LOAD, buffer, now, on.registers)?;
+    queues.deliver(MIGRATION_LOAD, buffer, now, on.shared)?;
     let moved = now.len();
     stream.loaded(moved);
-    on.statistics.state_bytes += moved as u64;
+    on.shared.counters.state_bytes.add(moved as u64);
     Ok(Step::Moved)
 }
 

@@ -9,7 +9,7 @@ use vm_memory::GuestMemory;
 
 use crate::error::Fault;
 use crate::guest::queue::{Queues, Reserved};
-use crate::guest::registers::Registers;
+use crate::shared::Shared;
 
 /// The driver's queues, and its memory.
 pub(crate) struct DriverQueues<'a, V> {
@@ -34,10 +34,10 @@ impl<'a, V: GuestMemory> DriverQueues<'a, V> {
         queue: u16,
         buffer: Reserved,
         message: &[u8],
-        registers: &mut Registers,
+        shared: &Shared,
     ) -> Result<(), Fault> {
         if self.queues.deliver(queue, &self.memory, buffer, message)? {
-            registers.signal_queue(queue);
+            shared.registers.lock().signal_queue(queue);
         }
         Ok(())
     }
@@ -48,7 +48,7 @@ impl<'a, V: GuestMemory> DriverQueues<'a, V> {
         &mut self,
         queue: u16,
         most: usize,
-        registers: &mut Registers,
+        shared: &Shared,
     ) -> Result<Option<Vec<u8>>, Fault> {
         let mut message = Vec::new();
         let taken = self.queues.take(queue, &self.memory, most, &mut message)?;
@@ -56,7 +56,7 @@ impl<'a, V: GuestMemory> DriverQueues<'a, V> {
             return Ok(None);
         };
         if interrupt {
-            registers.signal_queue(queue);
+            shared.registers.lock().signal_queue(queue);
         }
         Ok(Some(message))
     }

@@ -27,7 +27,7 @@ pub(super) fn set_log_fd(
     on: &mut Resources<'_>,
 ) -> Result<Forward, Refusal> {
     let eventfd = EventFd::check(log.fd, on.kinds)?;
-    on.registers.set_doorbell(Doorbell::Log, Some(eventfd))?;
+    on.registers()?.set_doorbell(Doorbell::Log, Some(eventfd))?;
     Ok(Forward::plain(FrontendRequest::SetLogFd(OnlyFd { fd: () })))
 }
 

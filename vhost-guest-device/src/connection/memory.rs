@@ -110,7 +110,7 @@ impl Connection {
             then: Then::Settle(ticket, OnRefusal::Undo),
         };
         self.expect(&request, expectation, duty)?;
-        on.statistics.own_messages += 1;
+        on.shared.counters.own_messages.add(1);
         Ok(request.to_vec(false, Endian::NATIVE))
     }
 }
@@ -153,7 +153,8 @@ pub(super) fn is_settled(on: &mut Resources<'_>) -> Result<bool, Fault> {
 
 impl From<MemoryError> for Refusal {
     fn from(error: MemoryError) -> Self {
-        if error.is_fatal() || error.is_environment() {
+        let over = matches!(error, MemoryError::Stale);
+        if over || error.is_fatal() || error.is_environment() {
             Self::Fatal(error.into())
         } else {
             Unfulfillable::Memory(error).into()

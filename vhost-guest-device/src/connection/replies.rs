@@ -51,7 +51,7 @@ impl Connection {
             return Ok(Step::Moved);
         }
         let most = self.session.limits().max_message_size;
-        let Some(message) = queues.take(REPLIES, most, on.registers)? else {
+        let Some(message) = queues.take(REPLIES, most, on.shared)? else {
             return Ok(Step::Idle);
         };
         self.take_reply(&message, on)?;
@@ -92,10 +92,10 @@ impl Connection {
             return Ok(());
         }
         if !answer.pass {
-            on.statistics.own_messages += 1;
+            on.shared.counters.own_messages.add(1);
             return Ok(());
         }
-        on.statistics.replies += 1;
+        on.shared.counters.replies.add(1);
         let Answer {
             code,
             reply,

@@ -90,7 +90,7 @@ impl Connection {
         };
         let step = match self.next(on)? {
             Next::Message(message) => {
-                queues.deliver(REQUESTS, buffer, &message, on.registers)?;
+                queues.deliver(REQUESTS, buffer, &message, on.shared)?;
                 return Ok(Step::Moved);
             }
             Next::More => Step::Moved,
@@ -113,7 +113,7 @@ impl Connection {
             None => return Ok(Next::Nothing),
             Some(Ok(message)) => message,
             Some(Err(error)) => {
-                on.statistics.requests += 1;
+                on.shared.counters.requests.add(1);
                 return self.refuse(error.code, error.need_reply, error.field.into(), on);
             }
         };
@@ -121,7 +121,7 @@ impl Connection {
             self.held = Some(message);
             return Ok(Next::Nothing);
         }
-        on.statistics.requests += 1;
+        on.shared.counters.requests.add(1);
         let Message {
             need_reply,
             request,
@@ -192,7 +192,8 @@ impl Connection {
         let Some(refusal) = refusal else {
             return Err(FrontendFault::Refused { request, rule }.into());
         };
-        on.journal
+        on.shared
+            .journal
             .warn(format_args!("frontend: {request} refused: {rule}"));
         let noted = self.replies.expect_local(code, refusal);
         noted.map_err(|_| FrontendFault::TooManyReplies(request))?;

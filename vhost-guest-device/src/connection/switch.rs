@@ -221,8 +221,9 @@ mod tests {
 
     #[test]
     fn every_request_takes_the_course_that_its_row_says() {
-        let (mut rig, _frontend) = connected();
-        let (connection, mut on, _) = rig.device.connected().unwrap();
+        let (rig, _frontend) = connected();
+        let mut server = rig.device.server();
+        let (connection, mut on, _) = server.connected(&rig.device.shared).unwrap();
         // With a descriptor, a log is shared.
         connection.session.set_protocol_features(carried());
         for row in FRONTEND_ROWS {

@@ -108,7 +108,7 @@ pub(super) fn set_vring_kick(
     on: &mut Resources<'_>,
 ) -> Result<Forward, Refusal> {
     let (ring, eventfd) = take_eventfd(ring, on)?;
-    on.registers.set_kick(ring.index.into(), eventfd)?;
+    on.registers()?.set_kick(ring.index.into(), eventfd)?;
     Ok(Forward::plain(FrontendRequest::SetVringKick(ring)))
 }
 
@@ -118,7 +118,7 @@ pub(super) fn set_vring_call(
 ) -> Result<Forward, Refusal> {
     let (ring, eventfd) = take_eventfd(ring, on)?;
     let doorbell = Doorbell::Call(ring.index.into());
-    on.registers.set_doorbell(doorbell, eventfd)?;
+    on.registers()?.set_doorbell(doorbell, eventfd)?;
     Ok(Forward::plain(FrontendRequest::SetVringCall(ring)))
 }
 
@@ -128,7 +128,7 @@ pub(super) fn set_vring_err(
 ) -> Result<Forward, Refusal> {
     let (ring, eventfd) = take_eventfd(ring, on)?;
     let doorbell = Doorbell::Err(ring.index.into());
-    on.registers.set_doorbell(doorbell, eventfd)?;
+    on.registers()?.set_doorbell(doorbell, eventfd)?;
     Ok(Forward::plain(FrontendRequest::SetVringErr(ring)))
 }
 
@@ -149,8 +149,8 @@ impl Connection {
     /// The guest has stopped a ring: nothing of it fires any more.
     pub(super) fn stop_vring(&mut self, vring: u8, on: &mut Resources<'_>) -> Result<(), Fault> {
         self.vrings.addresses.remove(&vring);
-        on.registers.set_kick(vring.into(), None)?;
-        on.registers
+        on.registers()?.set_kick(vring.into(), None)?;
+        on.registers()?
             .set_doorbell(Doorbell::Call(vring.into()), None)?;
         Ok(())
     }

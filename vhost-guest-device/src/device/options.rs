@@ -55,8 +55,6 @@ pub(crate) struct Options {
     pub reply_timeout: Option<Duration>,
     /// How long memory may stay after its frontend is gone.
     pub orphan_timeout: Option<Duration>,
-    /// Resets are done by the worker.
-    pub asynchronous_reset: bool,
 }
 
 impl Default for Options {
@@ -74,7 +72,6 @@ impl Default for Options {
             migration: None,
             reply_timeout: None,
             orphan_timeout: None,
-            asynchronous_reset: false,
         }
     }
 }

@@ -4,8 +4,8 @@
 
 //! The thread of a device.
 //!
-//! It sleeps in epoll without the device's lock, and takes the lock for one
-//! turn at a time. Nothing in a turn blocks: see [`Device::turn`].
+//! It sleeps in epoll without a lock, and enters the connection's room for one turn
+//! at a time. Nothing in a turn blocks: see [`Device::turn`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,11 +17,8 @@ use vm_memory::GuestAddressSpace;
 
 use crate::device::Device;
 use crate::event_loop::poller;
-use crate::sync::Ordered;
+use crate::shared::Condition;
 use crate::vmm::threads::WORKER;
-
-/// The device, shared between vCPUs and the worker.
-pub(crate) type Shared<M> = Arc<Ordered<Device<M>>>;
 
 /// The running thread. It ends when the device is stopped.
 #[derive(Debug)]
@@ -32,13 +29,13 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts the thread. Returns when its hook has run.
     pub(crate) fn start<M>(
-        device: &Shared<M>,
+        device: &Arc<Device<M>>,
         hook: Option<Arc<dyn ThreadHook>>,
     ) -> io::Result<Self>
     where
         M: GuestAddressSpace + Send + 'static,
     {
-        let epoll = device.lock().poller_fd()?;
+        let epoll = device.poller_fd()?;
         let device = Arc::clone(device);
         let (started, outcome) = mpsc::sync_channel(1);
         let body = move || {
@@ -73,16 +70,15 @@ impl Worker {
     }
 }
 
-fn run<M: GuestAddressSpace>(device: &Ordered<Device<M>>, epoll: &OwnedFd) {
+fn run<M: GuestAddressSpace>(device: &Device<M>, epoll: &OwnedFd) {
     loop {
         let waited = poller::wait(epoll.as_fd(), true);
-        let mut device = device.lock();
-        if device.is_stopped() {
+        if device.shared.condition() == Condition::Stopped {
             return;
         }
         match waited {
             Ok(ready) => device.turn(&ready),
-            Err(error) => return device.die(error),
+            Err(error) => return device.shared.die(error),
         }
     }
 }

@@ -199,26 +199,6 @@ impl Builder {
         own.saturating_add(self.options.queues)
     }
 
-    /// Whether a reset that the guest asks for is done by the device's thread
-    /// (or the VMM's event loop), in short pieces, instead of by the vCPU that
-    /// asks, at once. Off by default.
-    ///
-    /// It is for VMMs where taking away many doorbells and pieces of memory
-    /// takes long: no vCPU waits for it then. Drivers see it as a
-    /// `device_status` that does not read 0 before the reset is done, as virtio
-    /// allows. After a function level reset the function answers at once, with
-    /// all registers at their initial values. The window is out of the guest's
-    /// address space until the reset is done, wherever the guest puts it.
-    ///
-    /// [`VhostGuest::revoke`], [`VhostGuest::reset`] and dropping the device are
-    /// synchronous in any case. A VMM that runs its vCPU and its event loop in one thread must not
-    /// choose this: the driver would wait for ever.
-    #[must_use]
-    pub fn asynchronous_reset(mut self, on: bool) -> Self {
-        self.options.asynchronous_reset = on;
-        self
-    }
-
     #[cfg(test)]
     pub(crate) fn into_parts(self) -> (UnixListener, Options) {
         (self.listener, self.options)

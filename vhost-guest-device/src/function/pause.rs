@@ -40,13 +40,13 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     ///
     /// A frontend notices a pause only by how long answers take.
     pub fn pause(&self) {
-        self.device.lock().pause();
+        self.device.pause();
     }
 
     /// Ends a [`pause`](Self::pause): interrupts that waited are raised, and
     /// the device goes on with what it finds. Without a pause it does nothing.
     pub fn resume(&self) {
-        self.device.lock().resume();
+        self.device.resume();
     }
 
     /// The state of a paused device as bytes: all registers, those of
@@ -66,7 +66,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     ///
     /// [`SnapshotError::NotPaused`].
     pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
-        self.device.lock().snapshot()
+        self.device.snapshot()
     }
 
     /// Brings a paused device to the state that `snapshot` says: one that was
@@ -89,8 +89,8 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// # Errors
     ///
     /// Nothing has changed, but for [`SnapshotError::Environment`].
-    #[must_use = "the BARs have moved in the device's mind only"]
+    #[must_use = "the VMM has to move the BARs, too"]
     pub fn restore(&self, snapshot: &[u8]) -> Result<Vec<BarMove>, SnapshotError> {
-        self.device.lock().restore(snapshot)
+        self.device.restore(snapshot)
     }
 }

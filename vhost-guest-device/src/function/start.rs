@@ -43,7 +43,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     ///
     /// As [`start`](Self::start).
     pub fn start_without_thread(&self) -> Result<(), BuildError> {
-        self.device.lock().start(self.hook.as_ref())?;
+        self.device.start(self.hook.as_ref())?;
         Ok(())
     }
 }

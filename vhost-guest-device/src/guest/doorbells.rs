@@ -29,6 +29,7 @@ use std::sync::Arc;
 use rustix::event::{eventfd, EventfdFlags};
 use vhost_guest_vmm_traits::IoEventFdRegistrar;
 
+use crate::event_loop::deadline::Deadline;
 use crate::fd::{EventFd, Signaller};
 use crate::guest::pci::bars::{self, DOORBELL_MULTIPLIER, NOTIFY_MULTIPLIER};
 use crate::host;
@@ -105,14 +106,20 @@ impl Doorbells {
         Ok(())
     }
 
-    /// Moves the doorbells to BAR address `base`, or out of the way.
+    /// The doorbells should be at BAR address `base`, or nowhere.
+    pub(crate) fn place(&mut self, base: Option<u64>) {
+        self.bells.place(base);
+    }
+
+    /// Moves doorbells to where they should be, until the time is over. Tells
+    /// whether there are more.
     ///
     /// # Errors
     ///
-    /// None of the doorbells is anywhere then: no store of the guest's reaches
-    /// an eventfd but by [`store`](Self::store).
-    pub(crate) fn place(&mut self, base: Option<u64>) -> Result<(), ServiceError> {
-        self.bells.place(base)
+    /// [`ServiceError::Refused`]: they should be nowhere from now on, and no store
+    /// of the guest's reaches an eventfd but by [`store`](Self::store).
+    pub(crate) fn settle_some(&mut self, until: Deadline) -> Result<bool, ServiceError> {
+        self.bells.settle_some(until)
     }
 
     /// A store of `width` bytes at `offset` in BAR 2 has reached userspace.
@@ -143,13 +150,14 @@ impl Doorbells {
         outcome
     }
 
-    /// Disconnects at most so many doorbells. Tells whether there were any.
+    /// Disconnects doorbells until the time is over. Tells whether there were
+    /// any.
     ///
     /// # Errors
     ///
     /// A doorbell may still be live: the device is dead.
-    pub(crate) fn clear_some(&mut self, most: usize) -> Result<bool, ServiceError> {
-        let (detached, outcome) = self.bells.clear_some(most);
+    pub(crate) fn clear_some(&mut self, until: Deadline) -> Result<bool, ServiceError> {
+        let (detached, outcome) = self.bells.clear_some(until);
         for eventfd in &detached {
             self.signaller.forget(eventfd);
         }
@@ -191,13 +199,19 @@ impl QueueNotify {
         Ok(QueueNotify { notify, eventfds })
     }
 
-    /// Moves the notification addresses to `base`, or out of the way.
+    /// The notification addresses should be at `base`, or nowhere.
+    pub(crate) fn place(&mut self, base: Option<u64>) {
+        self.notify.place(base);
+    }
+
+    /// Moves them there until the time is over. Tells whether there are more.
     ///
     /// # Errors
     ///
-    /// None of them is anywhere then; notifications reach userspace.
-    pub(crate) fn place(&mut self, base: Option<u64>) -> Result<(), ServiceError> {
-        self.notify.place(base)
+    /// [`ServiceError::Refused`]: they should be nowhere from now on;
+    /// notifications reach userspace.
+    pub(crate) fn settle_some(&mut self, until: Deadline) -> Result<bool, ServiceError> {
+        self.notify.settle_some(until)
     }
 
     /// The eventfds that the driver's notifications signal, by queue.

@@ -13,7 +13,6 @@
 use std::io;
 use std::iter::FusedIterator;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::vec;
 
@@ -33,24 +32,12 @@ const MAX_PIECES: usize = 1024;
 pub(crate) struct DriverMemory<M> {
     space: M,
     translator: Option<Arc<dyn AddressTranslator>>,
-    /// Accesses and translations, see [`take_work`](Self::take_work).
-    work: Arc<AtomicUsize>,
 }
 
 impl<M: GuestAddressSpace> DriverMemory<M> {
     /// The memory of a device for life: a reset changes neither.
     pub(crate) fn new(space: M, translator: Option<Arc<dyn AddressTranslator>>) -> Self {
-        Self {
-            space,
-            translator,
-            work: Arc::default(),
-        }
-    }
-
-    /// How much its views did since the last time: accesses, and pieces that
-    /// were translated.
-    pub(crate) fn take_work(&self) -> usize {
-        self.work.swap(0, Ordering::Relaxed)
+        Self { space, translator }
     }
 
     /// The memory as it is now, for a driver that has accepted `features`.
@@ -59,7 +46,6 @@ impl<M: GuestAddressSpace> DriverMemory<M> {
         View {
             memory: self.space.memory(),
             translator: self.translator.clone().filter(|_| translated),
-            work: Arc::clone(&self.work),
         }
     }
 }
@@ -68,13 +54,6 @@ impl<M: GuestAddressSpace> DriverMemory<M> {
 pub(crate) struct View<T> {
     memory: T,
     translator: Option<Arc<dyn AddressTranslator>>,
-    work: Arc<AtomicUsize>,
-}
-
-impl<T> View<T> {
-    fn count(&self, work: usize) {
-        self.work.fetch_add(work, Ordering::Relaxed);
-    }
 }
 
 /// A contiguous piece of guest physical memory.
@@ -145,12 +124,10 @@ where
     type Bitmap = <T::Target as GuestMemory>::Bitmap;
 
     fn check_range(&self, address: GuestAddress, count: usize, access: Permissions) -> bool {
-        self.count(1);
         let Some(translator) = &self.translator else {
             return self.memory.check_range(address, count, access);
         };
         let pieces = translate(&**translator, address, count, access).unwrap_or_default();
-        self.count(pieces.len());
         let mut all = pieces.iter();
         let found = all.all(|(address, length)| self.memory.check_range(*address, *length, access));
         found && (count == 0 || !pieces.is_empty())
@@ -162,13 +139,11 @@ where
         count: usize,
         access: Permissions,
     ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Self::Bitmap>>> {
-        self.count(1);
         let Some(translator) = &self.translator else {
             let direct = self.memory.get_slices(address, count, access)?;
             return Ok(Slices::Direct(direct));
         };
         let pieces = translate(&**translator, address, count, access)?;
-        self.count(pieces.len());
         let mut slices = Vec::new();
         for (address, length) in pieces {
             slices.extend(self.memory.get_slices(address, length, access)?);

@@ -20,8 +20,10 @@
 //!   the device is not paused ─────┘
 //! ```
 //!
-//! Whatever changes one of them ends in [`Interrupts::sync`], which compares
-//! what is armed with what should be, and makes the difference.
+//! Whatever changes one of them for many lines is followed by calls of
+//! [`Interrupts::sync_some`], which compares what is armed with what should be,
+//! and makes the difference, for a batch of lines at a time: whoever has a use
+//! for the registers' lock need not wait for all of them.
 //! What could not be armed is tried again at the next occasion.
 //!
 //! A masked line keeps its events in its eventfd. That makes the pending bits:
@@ -49,7 +51,11 @@ use crate::vmm::services::ServiceError;
 pub(crate) use event::{ArmFailure, Event};
 use line::{readable, Line, LineFd};
 pub(crate) use saved::SavedInterrupts;
-use wires::Wires;
+use wires::{Broken, Wires};
+
+/// Lines that are armed or disarmed in one step. A VMM may have one message to
+/// its main process for all of them, or a system call for each.
+const BATCH: usize = 32;
 
 /// ISR status: a queue has changed.
 const ISR_QUEUE: u8 = 1;
@@ -205,14 +211,37 @@ impl Interrupts {
         outcome
     }
 
-    /// Makes all lines what they should be, in one step.
+    /// All lines may be something else than what they should be.
+    fn changed(&mut self) {
+        for at in 0..self.lines.len() {
+            let wanted = self.wanted(&self.lines[at]);
+            let line = &mut self.lines[at];
+            line.unsettled = line.armed != wanted;
+        }
+    }
+
+    /// Makes a batch of lines what they should be. Tells which could not be
+    /// armed, and whether there are more.
     ///
     /// A line that the VMM refuses must not take the others with it: it may be
     /// a frontend's eventfd that is at fault. Then each is tried by itself.
-    fn sync(&mut self) -> Vec<ArmFailure> {
+    #[must_use]
+    pub(crate) fn sync_some(&mut self) -> (Vec<ArmFailure>, bool) {
+        let unsettled = (0..self.lines.len()).filter(|at| self.lines[*at].unsettled);
+        let batch: Vec<usize> = unsettled.take(BATCH).collect();
+        for at in &batch {
+            self.lines[*at].unsettled = false;
+        }
+        let more = self.lines.iter().any(|line| line.unsettled);
+        (self.sync(&batch), more)
+    }
+
+    /// Makes some lines what they should be, in one step.
+    fn sync(&mut self, lines: &[usize]) -> Vec<ArmFailure> {
         let mut wrong = Vec::new();
         let (mut disarm, mut arm) = (Vec::new(), Vec::new());
-        for (at, line) in self.lines.iter().enumerate() {
+        for at in lines.iter().copied() {
+            let line = &self.lines[at];
             let wanted = self.wanted(line);
             if line.armed != wanted {
                 wrong.push((at, wanted));
@@ -239,22 +268,22 @@ impl Interrupts {
 
     /// Bus master bit of the command register: without it the function raises
     /// no interrupt.
-    pub(crate) fn set_bus_master(&mut self, bus_master: bool) -> Vec<ArmFailure> {
+    pub(crate) fn set_bus_master(&mut self, bus_master: bool) {
         self.bus_master = bus_master;
-        self.sync()
+        self.changed();
     }
 
     /// While the VMM has paused the device, what happens waits in the
     /// eventfds: the VMM may save its interrupt controller at any time.
-    pub(crate) fn set_paused(&mut self, paused: bool) -> Vec<ArmFailure> {
+    pub(crate) fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
-        self.sync()
+        self.changed();
     }
 
     /// MSI-X message control.
-    pub(crate) fn set_control(&mut self, control: u16) -> Vec<ArmFailure> {
+    pub(crate) fn set_control(&mut self, control: u16) {
         self.msix.set_control(control);
-        self.sync()
+        self.changed();
     }
 
     /// Reads from the MSI-X table.
@@ -262,13 +291,13 @@ impl Interrupts {
         self.msix.read_table(offset, data);
     }
 
-    /// Writes to the MSI-X table.
-    pub(crate) fn write_table(&mut self, offset: u64, data: &[u8]) -> Vec<ArmFailure> {
-        if self.msix.write_table(offset, data) {
-            self.sync()
-        } else {
-            Vec::new()
+    /// Writes to the MSI-X table. Tells whether that can make a difference.
+    pub(crate) fn write_table(&mut self, offset: u64, data: &[u8]) -> bool {
+        let written = self.msix.write_table(offset, data);
+        if written {
+            self.changed();
         }
+        written
     }
 
     /// The number of vectors.
@@ -277,13 +306,9 @@ impl Interrupts {
     }
 
     /// An entry of the MSI-X table, from a VMM that keeps the table itself.
-    pub(crate) fn set_entry(
-        &mut self,
-        vector: u16,
-        message: Option<MsiMessage>,
-    ) -> Vec<ArmFailure> {
+    pub(crate) fn set_entry(&mut self, vector: u16, message: Option<MsiMessage>) {
         self.msix.set_entry(vector, message);
-        self.sync()
+        self.changed();
     }
 
     /// Reads from the MSI-X pending bits.
@@ -304,6 +329,11 @@ impl Interrupts {
             .collect();
         self.msix
             .read_pending(offset, data, |vector| pending.contains(&vector));
+    }
+
+    /// Whether any event has a vector, or waits to be read from the ISR status.
+    pub(crate) fn has_vectors(&self) -> bool {
+        self.isr != 0 || self.lines.iter().any(|line| line.source.is_some())
     }
 
     /// Reads the ISR status, which clears it.
@@ -386,29 +416,35 @@ impl Interrupts {
         }
     }
 
-    /// Disconnects all kicks: the frontend is gone.
-    pub(crate) fn detach_kicks(&mut self) {
+    /// Disconnects a batch of kicks: their frontend is gone. Tells whether there
+    /// were any.
+    ///
+    /// # Errors
+    ///
+    /// They may be armed still. They are kept, to be tried again.
+    pub(crate) fn detach_some_kicks(&mut self) -> Result<bool, Broken> {
         let first = 1 + usize::from(self.virtqueues);
-        self.disarm_from(first);
-        for at in first..self.lines.len() {
-            if self.lines[at].armed.is_some() {
-                // It could not be disarmed. It is kept, to be tried again.
-                continue;
-            }
+        let connected = (first..self.lines.len()).filter(|at| self.lines[*at].eventfd.is_some());
+        let batch: Vec<usize> = connected.take(BATCH).collect();
+        self.disarm(&batch)?;
+        for at in batch.iter().copied() {
             self.forget(&self.lines[at]);
             self.lines[at].eventfd = None;
             self.lines[at].owed = false;
         }
+        Ok(!batch.is_empty())
     }
 
-    /// Disarms all lines from `first` on, in one step.
-    fn disarm_from(&mut self, first: usize) {
-        let armed: Vec<_> = self.lines[first..].iter().filter_map(Line::armed).collect();
-        let disarmed = self.wires.disarm(&armed).is_ok();
+    /// Disarms some lines, in one step.
+    fn disarm(&mut self, lines: &[usize]) -> Result<(), Broken> {
+        let armed = lines.iter().filter_map(|at| self.lines[*at].armed());
+        let armed: Vec<_> = armed.collect();
+        self.wires.disarm(&armed)?;
         drop(armed);
-        for line in self.lines[first..].iter_mut().filter(|_| disarmed) {
-            line.armed = None;
+        for at in lines {
+            self.lines[*at].armed = None;
         }
+        Ok(())
     }
 
     /// What went wrong beyond repair since the last call: an eventfd may still
@@ -417,38 +453,34 @@ impl Interrupts {
         self.wires.take_broken()
     }
 
-    /// Takes the vectors of some events, in one step. Tells whether there were
-    /// any, and the VMM did it.
-    pub(crate) fn unmap_some(&mut self, most: usize) -> bool {
+    /// Takes the vectors of a batch of events. Tells whether there were any, and
+    /// the VMM did it.
+    pub(crate) fn unmap_some(&mut self) -> bool {
         let mapped = (0..self.lines.len()).filter(|at| self.lines[*at].source.is_some());
-        let some: Vec<usize> = mapped.take(most).collect();
-        let lines = some.iter().map(|at| &self.lines[*at]);
-        let armed: Vec<_> = lines.filter_map(Line::armed).collect();
-        let disarmed = self.wires.disarm(&armed).is_ok();
-        drop(armed);
-        for at in some.iter().filter(|_| disarmed) {
-            self.lines[*at].armed = None;
+        let batch: Vec<usize> = mapped.take(BATCH).collect();
+        let disarmed = self.disarm(&batch).is_ok();
+        for at in batch.iter().filter(|_| disarmed) {
             self.unmap(*at);
         }
-        disarmed && !some.is_empty()
+        disarmed && !batch.is_empty()
     }
 
     /// Device reset: no event has a vector, no kick is connected, nothing
     /// waits. The MSI-X table is the function's and stays.
     pub(crate) fn reset(&mut self) {
-        self.disarm_from(0);
+        while self.unmap_some() {}
         for at in 0..self.lines.len() {
             self.unmap(at);
         }
-        self.detach_kicks();
+        while let Ok(true) = self.detach_some_kicks() {}
         self.isr = 0;
     }
 
-    /// Function level reset: the MSI-X table, too, and bus mastering.
+    /// Function level reset: MSI-X and bus mastering are off.
     pub(crate) fn function_reset(&mut self) {
-        self.reset();
         self.msix.reset();
         self.bus_master = false;
+        self.changed();
     }
 }
 

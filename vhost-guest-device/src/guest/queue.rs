@@ -20,6 +20,8 @@ use crate::guest::virtio::common_config::QueueSetup;
 
 /// Descriptors that one buffer may consist of. Announced to the driver as
 /// `max_chained_rx_descriptors` and `max_chained_tx_descriptors`.
+/// Largest size of one of the device's own virtqueues.
+pub(crate) const MAX_QUEUE_SIZE: u16 = 128;
 pub(crate) const MAX_CHAIN: u16 = 16;
 
 /// Bytes that a message may have: a piece of device state. What a buffer has

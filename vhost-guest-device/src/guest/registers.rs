@@ -15,8 +15,8 @@
 //! ```
 //!
 //! What an access means beyond the registers comes back as [`Effect`]s, in
-//! order, for the core to carry out. No access blocks, fails or panics,
-//! whatever its place and width.
+//! order, for the device to carry out without the registers' lock. No access
+//! blocks, fails or panics, whatever its place and width.
 
 mod effect;
 mod saved;
@@ -30,6 +30,8 @@ use std::sync::Arc;
 
 use vhost_guest_vmm_traits::{InterruptManager, IoEventFdRegistrar, MsiMessage};
 
+use crate::error::Fault;
+use crate::event_loop::deadline::Deadline;
 use crate::fd::Signaller;
 use crate::guest::doorbells::{Doorbells, QueueNotify};
 use crate::guest::interrupts::{ArmFailure, Event, Interrupts};
@@ -44,6 +46,7 @@ use crate::guest::pci::{msix, BarSpec};
 use crate::guest::virtio::common_config::{CommonConfig, Vectors, Written};
 use crate::guest::virtio::device_config::{DeviceConfig, Properties};
 use crate::guest::virtio::{copy_from, number, status};
+use crate::sync::Epoch;
 use crate::vmm::services::ServiceError;
 
 pub(crate) use effect::Effect;
@@ -86,6 +89,10 @@ pub(crate) struct Registers {
     notify: QueueNotify,
     /// Which kick `msix_vector` of the driver auxiliary notifications means.
     kick_select: u16,
+    /// Whose kicks and doorbells are connected, or may be.
+    frontend: Option<Epoch>,
+    /// Why it has to go, or why the next one does not come.
+    loss: Option<Fault>,
     structures: [(Range<u64>, Structure); 7],
 }
 
@@ -120,6 +127,8 @@ impl Registers {
             doorbells: Doorbells::new(registrar.clone(), signaller, vrings),
             notify: QueueNotify::new(registrar, virtqueues)?,
             kick_select: 0,
+            frontend: None,
+            loss: None,
             structures: [
                 (at(COMMON, COMMON_LENGTH), Structure::Common),
                 (at(ISR, ISR_LENGTH), Structure::Isr),
@@ -166,12 +175,12 @@ impl Registers {
             effects.push(Effect::BarMoves(written.moves));
         }
         if let Some(on) = written.bus_master {
-            let failures = self.interrupts.set_bus_master(on);
-            effects.push(Effect::BusMaster);
-            effects.extend(interrupts_failed(failures));
+            self.interrupts.set_bus_master(on);
+            effects.extend([Effect::Interrupts, Effect::Look]);
         }
         if let Some(control) = written.msix_control {
-            effects.extend(interrupts_failed(self.interrupts.set_control(control)));
+            self.interrupts.set_control(control);
+            effects.push(Effect::Interrupts);
         }
         if let Some(store) = written.store {
             let data = store.data.get(..store.length).unwrap_or_default();
@@ -186,7 +195,7 @@ impl Registers {
         let moves = self.config.reset();
         self.interrupts.function_reset();
         self.common.begin_reset();
-        vec![Effect::BarMoves(moves), Effect::FunctionReset]
+        vec![Effect::BarMoves(moves), Effect::Interrupts, Effect::Reset]
     }
 
     /// The number of interrupt vectors.
@@ -196,12 +205,9 @@ impl Registers {
 
     /// An entry of the MSI-X table, from a VMM that keeps the table itself.
     #[must_use]
-    pub(crate) fn set_vector(
-        &mut self,
-        vector: u16,
-        message: Option<MsiMessage>,
-    ) -> Option<Effect> {
-        interrupts_failed(self.interrupts.set_entry(vector, message))
+    pub(crate) fn set_vector(&mut self, vector: u16, message: Option<MsiMessage>) -> Effect {
+        self.interrupts.set_entry(vector, message);
+        Effect::Interrupts
     }
 
     /// Reads from a BAR; all ones while memory space is off.
@@ -270,7 +276,8 @@ impl Registers {
     fn write_configuration(&mut self, offset: u64, data: &[u8]) -> Option<Effect> {
         let (structure, offset) = self.structure(offset)?;
         if structure == Structure::Table {
-            return interrupts_failed(self.interrupts.write_table(offset, data));
+            let written = self.interrupts.write_table(offset, data);
+            return written.then_some(Effect::Interrupts);
         }
         // What is written between a reset and its end is lost in it.
         if self.common.reset_pending() {
@@ -280,8 +287,10 @@ impl Registers {
             Structure::Common => self.write_common(offset, data),
             Structure::Device => {
                 let needs_reset = self.common.has_status(status::NEEDS_RESET);
-                let up = self.device.write(offset, data, needs_reset);
-                up.map(Effect::BackendUp)
+                match self.device.write(offset, data, needs_reset)? {
+                    true => Some(Effect::Look),
+                    false => Some(self.backend_down()),
+                }
             }
             Structure::Notify => {
                 let stride = u64::from(NOTIFY_MULTIPLIER);
@@ -291,6 +300,14 @@ impl Registers {
             Structure::DriverAux => self.write_driver_aux(offset, data),
             Structure::Isr | Structure::Table | Structure::Pending => None,
         }
+    }
+
+    /// Whether nobody but the registers has noticed the driver so far: then its
+    /// reset, the first thing that each driver asks for, is done already.
+    fn is_untouched(&self) -> bool {
+        let used = self.common.has_status(status::DRIVER_OK) || self.common.has_queues();
+        let lost = self.common.has_status(status::NEEDS_RESET) || self.frontend.is_some();
+        !(used || lost || self.interrupts.has_vectors())
     }
 
     /// The vectors that the common configuration shows.
@@ -306,10 +323,15 @@ impl Registers {
         let (event, vector) = match self.common.write(offset, data)? {
             Written::ConfigVector(vector) => (Event::Config, vector),
             Written::QueueVector(queue, vector) => (Event::Queue(queue), vector),
+            Written::Reset if self.is_untouched() => {
+                // Nothing is connected that could stay so.
+                let _ = self.reset();
+                return None;
+            }
             Written::Reset => return Some(Effect::Reset),
-            Written::DriverOk => return Some(Effect::DriverOk),
-            Written::QueueEnabled(queue) => return Some(Effect::QueueEnabled(queue)),
-            Written::QueueReset(queue) => return Some(Effect::QueueReset(queue)),
+            Written::DriverOk | Written::QueueEnabled | Written::QueueReset => {
+                return Some(Effect::Look)
+            }
             Written::Fault(fault) => return Some(Effect::GuestFault(fault)),
         };
         self.interrupts.set_vector(event, vector);
@@ -348,17 +370,22 @@ impl Registers {
 
     fn set_kick_vector(&mut self, vector: u16) -> Option<Effect> {
         let failure = self.interrupts.set_kick_vector(self.kick_select, vector);
-        interrupts_failed(Vec::from_iter(failure))
+        failure.map(Effect::NotArmed)
     }
 
-    /// The VMM has placed a BAR, or taken it out of the guest's address space.
+    /// Makes a batch of interrupts what they should be. Tells which could not be
+    /// armed, and whether there are more.
+    #[must_use]
+    pub(crate) fn sync_some_interrupts(&mut self) -> (Vec<ArmFailure>, bool) {
+        self.interrupts.sync_some()
+    }
+
+    /// The VMM has placed a BAR, or taken it out of the guest's address space:
+    /// what is in it is to move along
+    /// ([`move_some_eventfds`](Self::move_some_eventfds)).
     ///
     /// Before memory space is on, this assigns an address, as firmware would.
-    ///
-    /// # Errors
-    ///
-    /// The stores that should signal eventfds reach userspace instead.
-    pub(crate) fn bar_moved(&mut self, bar: u8, address: Option<u64>) -> Result<(), ServiceError> {
+    pub(crate) fn bar_moved(&mut self, bar: u8, address: Option<u64>) {
         if let Some(address) = address {
             self.config.set_bar_address(bar, address);
         }
@@ -366,8 +393,19 @@ impl Registers {
         match bar {
             CONFIGURATION_BAR => self.notify.place(decoded.map(|base| base + NOTIFY)),
             DOORBELL_BAR => self.doorbells.place(decoded),
-            _ => Ok(()),
+            _ => {}
         }
+    }
+
+    /// Moves eventfds to where their BARs are, until the time is over. Tells
+    /// whether there are more.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::Refused`]: the stores that should signal eventfds reach
+    /// userspace instead. There may be more to do.
+    pub(crate) fn move_some_eventfds(&mut self, until: Deadline) -> Result<bool, ServiceError> {
+        Ok(self.notify.settle_some(until)? || self.doorbells.settle_some(until)?)
     }
 
     /// Where the guest has put a BAR: the address that it decodes now.
@@ -380,15 +418,11 @@ impl Registers {
         self.config.bus_master()
     }
 
-    /// Holds interrupts back, or lets them go.
-    #[must_use]
-    pub(crate) fn set_paused(&mut self, paused: bool) -> Option<Effect> {
-        interrupts_failed(self.interrupts.set_paused(paused))
+    /// Holds interrupts back, or lets them go
+    /// ([`sync_some_interrupts`](Self::sync_some_interrupts)).
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        self.interrupts.set_paused(paused);
     }
-}
-
-fn interrupts_failed(failures: Vec<ArmFailure>) -> Option<Effect> {
-    (!failures.is_empty()).then_some(Effect::InterruptsFailed(failures))
 }
 
 #[cfg(test)]

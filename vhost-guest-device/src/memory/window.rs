@@ -23,10 +23,8 @@ use vhost_guest_vmm_traits::SharedMemoryMapper;
 
 use super::range::Range;
 use super::MemoryError;
+use crate::event_loop::deadline::Deadline;
 use crate::sync::{Epoch, Epochs, Ordered};
-
-/// Ranges that are detached before others get at the window.
-const PIECES: usize = 16;
 
 /// Memory in the window that the guest must not touch any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,21 +130,29 @@ impl Window {
         }
     }
 
-    /// Detaches at most so many ranges of epochs before this one. Tells whether
-    /// there were any.
+    /// Detaches ranges of epochs before this one, until the time is over. Tells
+    /// whether there may be more.
     ///
     /// # Errors
     ///
     /// Some could not be detached: fatal. Calling it again goes on with the
     /// others; only [`try_again`](Self::try_again) tries those again.
-    pub(crate) fn detach_some(&mut self, before: Epoch, most: usize) -> Result<bool, MemoryError> {
+    pub(crate) fn detach_some(
+        &mut self,
+        before: Epoch,
+        until: Deadline,
+    ) -> Result<bool, MemoryError> {
         let old = |(at, attached): (&u64, &Attached)| {
             (attached.epoch < before && !attached.stuck).then_some(*at)
         };
-        let old: Vec<_> = self.attached.iter().filter_map(old).take(most).collect();
-        let any = !old.is_empty();
-        self.take_all(old)?;
-        Ok(any)
+        let old: Vec<_> = self.attached.iter().filter_map(old).collect();
+        for at in old {
+            self.take(at)?;
+            if until.is_over() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Lets what could not be detached be tried again.
@@ -195,6 +201,11 @@ impl Window {
             Ok(()) => Misplaced::Nowhere(error),
             Err(error) => Misplaced::Stuck(error),
         })
+    }
+
+    /// Whether nothing is attached.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.attached.is_empty()
     }
 
     /// Bytes that are attached.
@@ -267,7 +278,7 @@ pub(crate) fn detach_before(window: &Ordered<Window>, epoch: Epoch) -> Result<()
     let mut outcome = Ok(());
     window.lock().try_again();
     loop {
-        let some = window.lock().detach_some(epoch, PIECES);
+        let some = window.lock().detach_some(epoch, Deadline::of_a_piece());
         match some {
             Ok(true) => {}
             Ok(false) => return outcome,

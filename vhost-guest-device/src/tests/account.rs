@@ -15,7 +15,7 @@ const HUNG_UP: &str = "the frontend hung up";
 #[test]
 fn names_the_last_request_and_the_reply_that_is_owed() {
     let (mut rig, mut frontend) = rig::connected();
-    let told = |rig: &rig::Rig| rig.device.told(&Fault::HungUp);
+    let told = |rig: &rig::Rig| rig.device.server().told(&Fault::HungUp);
     assert_eq!(told(&rig), format!("{HUNG_UP}; nothing was passed on"));
     rig.negotiate(&mut frontend, ProtocolFeatures::CONFIG);
     let last = format!("{HUNG_UP}; SET_FEATURES was the last request passed on, ");
@@ -49,7 +49,7 @@ fn names_the_guests_request_that_waits_for_the_frontend() {
     rig.receive(0).expect("the channel");
     rig.send(3, &message(backend::CONFIG_CHANGE_MSG, NEED_REPLY, &[]));
     assert_eq!(
-        rig.device.told(&"the guest took its backend down"),
+        rig.device.server().told(&"the guest took its backend down"),
         "the guest took its backend down; SET_BACKEND_REQ_FD was the last request passed on, \
          the guest owes no reply; the frontend owes the reply to the guest's CONFIG_CHANGE_MSG"
     );

@@ -16,7 +16,11 @@ use crate::guest::pci::bars::{DRIVER_AUX, MSIX_TABLE};
 /// Configuration space.
 fn config(rig: &mut Rig) -> [u8; 256] {
     let mut space = [0; 256];
-    rig.device.registers.config_read(0, &mut space);
+    rig.device
+        .shared
+        .registers
+        .lock()
+        .config_read(0, &mut space);
     space
 }
 
@@ -86,7 +90,7 @@ const STATES: [State; 9] = [
     ("revoked", |rig| {
         serve(rig);
         let frontend = share(rig);
-        rig.device.revoke();
+        rig.device.shared.revoke();
         Some(frontend)
     }),
 ];
@@ -146,5 +150,5 @@ fn leaves_a_dead_device_dead() {
     serve(&mut rig);
     let _late = rig.connect();
     rig.run();
-    assert!(rig.device.connection.is_none());
+    assert!(rig.device.server().connection.is_none());
 }

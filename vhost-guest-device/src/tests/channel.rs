@@ -41,8 +41,8 @@ fn carries_requests_and_replies() {
     let reply = message(CONFIG_CHANGE, 0x5, &words(&[0]));
     channel.send(&reply, &[]);
     assert_eq!(rig.receive(2), Some(reply));
-    assert_eq!(rig.device.statistics.backend_requests, 1);
-    assert_eq!(rig.device.statistics.backend_replies, 1);
+    assert_eq!(rig.device.shared.counters.backend_requests.read(), 1);
+    assert_eq!(rig.device.shared.counters.backend_replies.read(), 1);
 }
 
 #[test]

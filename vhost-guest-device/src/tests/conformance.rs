@@ -49,6 +49,7 @@ fn initialised_but_for_driver_ok() -> Rig {
     let mut rig = Rig::new();
     rig.initialise();
     rig.write(STATUS, &[0]);
+    rig.run();
     rig.write(STATUS, &[3]);
     rig.write(COMMON + 8, &1u32.to_le_bytes());
     rig.write(COMMON + 12, &1u32.to_le_bytes());
@@ -76,6 +77,7 @@ fn uses_no_buffer_before_driver_ok() {
     rig.run();
     assert!(changes(&before, &snapshot(&rig)).is_empty());
     rig.write(STATUS, &[15]);
+    rig.run();
     assert_eq!(rig.receive(0), Some(message(3, PLAIN, &[])));
 }
 
@@ -84,6 +86,7 @@ fn touches_no_queue_between_a_reset_and_the_next_driver_ok() {
     let (mut rig, mut frontend) = rig::connected();
     frontend.send(&message(3, PLAIN, &[]), &[]);
     rig.write(STATUS, &[0]);
+    rig.run();
     assert_eq!(rig.status(), 0);
     let before = snapshot(&rig);
     for queue in 0..4 {
@@ -132,7 +135,7 @@ fn counts_writes_to_read_only_configuration_and_keeps_it() {
     let mut rig = rig::serving();
     let before: [u8; 4] = rig.read(DEVICE);
     for writes in 0..3 {
-        assert_eq!(rig.device.registers.ignored_writes(), writes);
+        assert_eq!(rig.device.shared.registers.lock().ignored_writes(), writes);
         rig.write(DEVICE, &0xFFFF_FFFF_u32.to_le_bytes());
         assert_eq!(rig.read::<4>(DEVICE), before);
     }
@@ -160,6 +163,7 @@ fn refuses_a_driver_without_version_1_until_it_resets_the_device() {
     let mut rig = Rig::new();
     rig.initialise();
     rig.write(STATUS, &[0]);
+    rig.run();
     rig.write(STATUS, &[3]);
     rig.vmm.take_calls();
     rig.write(STATUS, &[11]);
@@ -171,7 +175,7 @@ fn refuses_a_driver_without_version_1_until_it_resets_the_device() {
     let _frontend = rig.connect();
     rig.run();
     assert_eq!(rig.status() & 0x0C, 0, "it runs without VERSION_1");
-    assert!(rig.device.connection.is_none());
+    assert!(rig.device.server().connection.is_none());
     assert!(!take_config_interrupt(&rig), "before DRIVER_OK");
     rig.start();
     rig.backend_up();
@@ -216,7 +220,11 @@ fn every_event_takes_every_vector_and_gives_it_up() {
     rig.initialise();
     let control: u16 = {
         let mut data = [0; 2];
-        rig.device.registers.config_read(0xD6, &mut data);
+        rig.device
+            .shared
+            .registers
+            .lock()
+            .config_read(0xD6, &mut data);
         u16::from_le_bytes(data)
     };
     let vectors = (control & 0x7FF) + 1;

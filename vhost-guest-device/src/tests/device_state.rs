@@ -378,6 +378,7 @@ fn a_loss_or_a_reset_in_the_middle_waits_for_nobody() {
                     assert!(rig.needs_reset());
                 } else {
                     rig.write(COMMON + 0x14, &[0]);
+                    rig.run();
                 }
                 assert_closed(&fd, "the channel");
                 drop(ours);
@@ -402,6 +403,7 @@ fn a_queue_reset_in_the_middle_loses_nothing() {
     until(&mut rig, |rig| (rig.used(5) == 1).then_some(()));
     rig.write(COMMON + 0x16, &5u16.to_le_bytes());
     rig.write(COMMON + 0x3A, &1u16.to_le_bytes());
+    rig.run();
     rig.enable(5);
     rig.post(5);
     assert_eq!(until(&mut rig, |rig| rig.receive(5)), b"ate");
@@ -439,12 +441,12 @@ fn channel_after_channel_takes_no_more_than_the_threads_there_are() {
             None => 0x101,
         };
         assert_eq!(frontend.receive(), Some(message(42, 5, &words(&[answer]))));
-        assert!(rig.device.pump.as_ref().unwrap().busy() <= 4);
+        assert!(rig.device.server().pump.as_ref().unwrap().busy() <= 4);
     }
     drop(frontend);
     assert!(rig.needs_reset());
     assert_closed(&fd, "a channel");
-    while rig.device.pump.as_ref().unwrap().busy() > 0 {
+    while rig.device.server().pump.as_ref().unwrap().busy() > 0 {
         thread::yield_now();
     }
 }

@@ -92,7 +92,9 @@ pub(super) fn read(function: &Function, offset: u64) -> u8 {
 /// A driver without queues, which is enough to be connected.
 pub(super) fn start(function: &Function) {
     let _ = function.config_write(0x04, &6u16.to_le_bytes());
-    for status in [0, 1, 3] {
+    function.bar_write(0, STATUS, &[0]);
+    run(function);
+    for status in [1, 3] {
         function.bar_write(0, STATUS, &[status]);
     }
     function.bar_write(0, COMMON + 8, &1u32.to_le_bytes());
@@ -143,20 +145,15 @@ fn is_not_ready_in_a_pause() {
 }
 
 #[test]
-fn a_reset_may_be_the_loops_work_or_the_threads() {
-    let asynchronous = |builder: Builder| builder.asynchronous_reset(true);
-    let Vmm { function, .. } = plug("reset-loop", |builder, services| {
-        asynchronous(builder).build_without_thread(services)
-    });
+fn a_reset_is_the_loops_work_or_the_threads() {
+    let Vmm { function, .. } = vmm("reset-loop");
     start(&function);
-    assert_eq!(read(&function, STATUS), 1, "the reset is not done");
+    function.bar_write(0, STATUS, &[0]);
+    assert_ne!(read(&function, STATUS), 0, "who has closed the queues?");
     run(&function);
     assert_eq!(read(&function, STATUS), 0);
-    let Vmm { function, .. } = plug("reset-thread", |builder, services| {
-        asynchronous(builder).build(services)
-    });
-    let _ = function.config_write(0x04, &6u16.to_le_bytes());
-    function.bar_write(0, STATUS, &[1]);
+    let Vmm { function, .. } = threaded("reset-thread");
+    start(&function);
     function.bar_write(0, STATUS, &[0]);
     // What every driver does.
     while read(&function, STATUS) != 0 {

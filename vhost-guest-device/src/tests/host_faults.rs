@@ -95,7 +95,7 @@ fn a_device_that_cannot_be_made_leaves_nothing() {
 
 /// Runs a session whose `n`-th call fails. `false`: there are not so many.
 fn survives(n: usize, errno: Errno) -> bool {
-    let mut rig = whole(false);
+    let mut rig = whole();
     rig.vmm_fails = true;
     let vmm = Arc::clone(&rig.vmm);
     failure::after(n, errno);

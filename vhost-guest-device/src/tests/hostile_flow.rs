@@ -47,8 +47,11 @@ fn a_frontend_that_does_not_read_stops_the_guest_and_costs_nothing() {
     loop {
         frontend.send(&message(24, PLAIN, &ask), &[]);
         rig.receive(0).expect("a request");
-        let connection = rig.device.connection.as_ref().unwrap();
-        if connection.socket.is_sending() {
+        let is_sending = {
+            let server = rig.device.server();
+            server.connection.as_ref().unwrap().socket.is_sending()
+        };
+        if is_sending {
             break;
         }
         rig.send(1, &reply);
@@ -84,15 +87,15 @@ fn a_flood_without_buffers_stays_in_the_socket() {
     let rig = &mut siege.rig;
     let sent = flood(&mut frontend, &message(3, PLAIN, &[]));
     rig.run();
-    let taken = rig.device.statistics.requests;
+    let taken = rig.device.shared.counters.requests.read();
     flood(&mut frontend, &message(3, PLAIN, &[]));
     rig.run();
-    assert_eq!(rig.device.statistics.requests, taken);
+    assert_eq!(rig.device.shared.counters.requests.read(), taken);
     assert!((taken as usize) < sent);
     // Buffers get exactly one message each.
     assert!(rig.receive(0).is_some());
     rig.run();
-    assert_eq!(rig.device.statistics.requests, taken + 1);
+    assert_eq!(rig.device.shared.counters.requests.read(), taken + 1);
     assert!(!rig.needs_reset());
 }
 
@@ -203,7 +206,15 @@ fn a_reply_that_is_not_read_wakes_nobody_while_the_guest_is_out_of_reach() {
     loop {
         frontend.send(&message(24, PLAIN, &config), &[]);
         rig.receive(0).expect("a request");
-        if rig.device.connection.as_ref().unwrap().socket.is_sending() {
+        if rig
+            .device
+            .server()
+            .connection
+            .as_ref()
+            .unwrap()
+            .socket
+            .is_sending()
+        {
             break;
         }
         rig.send(1, &message(24, REPLY, &config));
@@ -233,7 +244,14 @@ fn a_request_that_is_held_goes_with_its_frontend() {
         let rig = &mut siege.rig;
         // Nothing goes away with the first one; the second one asks for proof.
         while rig.receive(0).is_some() {}
-        assert!(rig.device.connection.as_ref().unwrap().held.is_some());
+        assert!(rig
+            .device
+            .server()
+            .connection
+            .as_ref()
+            .unwrap()
+            .held
+            .is_some());
         flood(&mut frontend, &message(3, PLAIN, &[]));
         rig.run();
         assert_eq!(rig.receive(0), None);
@@ -246,6 +264,7 @@ fn a_request_that_is_held_goes_with_its_frontend() {
             assert!(frontend.is_disconnected());
         }
         rig.write(COMMON + 0x14, &[0]);
+        rig.run();
         assert_eq!(rig.vmm.mappings(), []);
         for file in files {
             assert_closed(file, "shared memory");
@@ -307,7 +326,7 @@ fn memory_is_given_back_while_other_descriptors_do_not_close() {
     siege.rig.start();
     assert_closed(&file, "memory");
     siege.serves_the_next();
-    assert!(siege.rig.device.reaper.backlog() >= REAPER.count);
+    assert!(siege.rig.device.server().reaper.backlog() >= REAPER.count);
     drop(receivers);
 }
 
@@ -319,7 +338,7 @@ fn descriptors_that_do_not_close_hold_up_their_senders_only() {
     let (bait, _writer) = rustix::pipe::pipe().unwrap();
     let mut sent = 0;
     for _ in 0..2000 {
-        if siege.rig.device.reaper.is_overloaded() {
+        if siege.rig.device.server().reaper.is_overloaded() {
             break;
         }
         frontend.send(&message(13, NEED_REPLY, &words(&[1])), &[bait.as_fd()]);
@@ -327,7 +346,10 @@ fn descriptors_that_do_not_close_hold_up_their_senders_only() {
         while frontend.receive().is_some() {}
         sent += 1;
     }
-    assert!(siege.rig.device.reaper.is_overloaded(), "after {sent}");
+    assert!(
+        siege.rig.device.server().reaper.is_overloaded(),
+        "after {sent}"
+    );
     let before = descriptors_of(&bait);
     for _ in 0..100 {
         let bytes = message(13, NEED_REPLY, &words(&[1]));
@@ -348,13 +370,13 @@ fn descriptors_that_do_not_close_hold_up_their_senders_only() {
     siege.rig.backend_up();
     let _next = siege.rig.connect();
     siege.rig.run();
-    assert!(siege.rig.device.connection.is_none());
+    assert!(siege.rig.device.server().connection.is_none());
     // They close at last, and the next frontend does not have to knock again.
     drop(receivers);
     for _ in 0..100 {
         wait_for_turn(&siege.rig);
         siege.rig.run();
-        if siege.rig.device.connection.is_some() {
+        if siege.rig.device.server().connection.is_some() {
             return;
         }
     }
@@ -391,7 +413,7 @@ fn the_listener_rests_without_descriptors() {
         assert!(turn < 10, "the listener spins");
         rig.device.turn(&ready);
     }
-    assert!(rig.device.connection.is_none());
+    assert!(rig.device.server().connection.is_none());
     setrlimit(Resource::Nofile, usual).unwrap();
     wait_for_turn(&rig);
     rig.run();

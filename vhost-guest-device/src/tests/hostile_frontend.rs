@@ -332,12 +332,12 @@ fn a_second_frontend_waits_until_the_first_is_gone_and_the_guest_ready() {
     }
     rig.run();
     assert_eq!(rig.receive(0), None);
-    assert_eq!(rig.device.statistics.frontends, 1);
+    assert_eq!(rig.device.shared.counters.frontends.read(), 1);
     first.send(&message(1, PLAIN, &[]), &[]);
     assert_eq!(rig.receive(0), Some(message(1, PLAIN, &[])));
     drop(first);
     assert!(rig.needs_reset());
-    assert_eq!(rig.device.statistics.frontends, 1);
+    assert_eq!(rig.device.shared.counters.frontends.read(), 1);
     // Those that did not wait are noticed one by one.
     drop(others.remove(0));
     rig.start();
@@ -348,5 +348,5 @@ fn a_second_frontend_waits_until_the_first_is_gone_and_the_guest_ready() {
     rig.backend_up();
     assert_eq!(rig.receive(0), Some(message(3, PLAIN, &[])));
     assert!(!rig.needs_reset());
-    assert_eq!(rig.device.statistics.frontends, 3);
+    assert_eq!(rig.device.shared.counters.frontends.read(), 3);
 }

@@ -417,6 +417,7 @@ fn a_refused_table_is_the_end_of_the_connection() {
     // Nobody knows which one the guest uses: both stay until it has reset.
     assert_eq!(siege.rig.vmm.mappings().len(), 2);
     siege.rig.write(COMMON + 0x14, &[0]);
+    siege.rig.run();
     assert_eq!(siege.rig.vmm.mappings(), []);
     siege.serves_the_next();
 }

@@ -72,6 +72,7 @@ fn no_message_makes_the_device_wait_for_a_file_system() {
         assert!(rig.needs_reset(), "{what}");
         assert_nothing_connected(rig, &what);
         rig.write(STATUS, &[0]);
+        rig.run();
         assert_eq!(rig.status(), 0, "{what}");
     }
     siege.serves_the_next();
@@ -133,8 +134,7 @@ fn full() -> OwnedFd {
 
 /// The guest rings by a store that reaches userspace.
 fn ring(rig: &mut Rig, doorbell: u64) {
-    let rung = rig.device.registers.bar_write(2, 4 * doorbell, &[1]);
-    let _ = rig.device.apply(rung);
+    rig.device.shared.bar_write(2, 4 * doorbell, &[1]);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn calls_that_block_hold_up_nobody() {
         match end {
             0 => drop(frontend),
             1 => rig.write(STATUS, &[0]),
-            2 => rig.device.revoke(),
+            2 => rig.device.shared.revoke(),
             _ => rig.config_write(0xE4, &[1]),
         }
         rig.run();

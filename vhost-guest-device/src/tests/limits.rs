@@ -54,7 +54,7 @@ fn serving() -> (Rig, Frontend) {
 }
 
 fn is_waiting(rig: &Rig) -> bool {
-    rig.device.reply_limit.is_running()
+    rig.device.server().reply_limit.is_running()
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_guest_that_never_replies_loses_its_frontend() {
     frontend.send(&message(1, 1, &[]), &[]);
     rig.run();
     assert!(is_waiting(&rig));
-    rig.device.reply_limit.pass();
+    rig.device.server().reply_limit.pass();
     assert!(rig.needs_reset());
     assert!(frontend.is_disconnected());
     assert!(!is_waiting(&rig));
@@ -78,7 +78,7 @@ fn each_answer_starts_the_time_again() {
     frontend.send(&message(1, 1, &[]), &[]);
     frontend.send(&message(1, 1, &[]), &[]);
     rig.run();
-    rig.device.reply_limit.pass();
+    rig.device.server().reply_limit.pass();
     // The device finds the answer and the end of the time in the same turn.
     rig.reply(1, &words(&[0]));
     assert!(!rig.needs_reset());
@@ -102,13 +102,13 @@ fn a_guest_without_buffers_has_as_long_as_nobody_waits() {
         frontend.send(&message(3, 1, &[]), &[]);
         rig.run();
     }
-    rig.device.reply_limit.pass();
+    rig.device.server().reply_limit.pass();
     assert!(!rig.needs_reset());
     assert!(is_waiting(&rig));
     frontend.send(&message(3, 1, &[]), &[]);
     rig.run();
     assert!(!rig.needs_reset());
-    rig.device.reply_limit.pass();
+    rig.device.server().reply_limit.pass();
     assert!(rig.needs_reset());
 }
 
@@ -123,7 +123,7 @@ fn a_transfer_that_the_guest_does_not_end_has_a_limit() {
     frontend.send(&message(43, 1, &[]), &[]);
     rig.run();
     assert!(is_waiting(&rig));
-    rig.device.reply_limit.pass();
+    rig.device.server().reply_limit.pass();
     assert!(rig.needs_reset());
 }
 
@@ -134,7 +134,7 @@ fn a_frontend_that_does_not_read_is_not_waiting() {
     loop {
         frontend.send(&message(24, 1, &config), &[]);
         rig.receive(0).expect("a request");
-        if rig.device.connection.as_ref().unwrap().is_behind() {
+        if rig.device.server().connection.as_ref().unwrap().is_behind() {
             break;
         }
         rig.send(1, &message(24, 5, &config));
@@ -156,9 +156,9 @@ fn there_are_no_limits_unless_the_vmm_sets_them() {
     assert!(!is_waiting(&rig));
     drop(frontend);
     assert!(rig.needs_reset());
-    assert!(!rig.device.memory_limit.is_running());
-    assert!(rig.device.reply_limit.fd().is_none());
-    assert!(rig.device.memory_limit.fd().is_none());
+    assert!(!rig.device.server().memory_limit.is_running());
+    assert!(rig.device.server().reply_limit.fd().is_none());
+    assert!(rig.device.server().memory_limit.fd().is_none());
 }
 
 #[test]
@@ -184,12 +184,12 @@ fn share(rig: &mut Rig, frontend: &mut Frontend) {
 fn the_memory_of_a_lost_frontend_goes_in_time() {
     let (mut rig, mut frontend) = serving();
     share(&mut rig, &mut frontend);
-    assert!(!rig.device.memory_limit.is_running());
+    assert!(!rig.device.server().memory_limit.is_running());
     drop(frontend);
     assert!(rig.needs_reset());
     assert_eq!(rig.vmm.mappings().len(), 1);
-    assert!(rig.device.memory_limit.is_running());
-    rig.device.memory_limit.pass();
+    assert!(rig.device.server().memory_limit.is_running());
+    rig.device.server().memory_limit.pass();
     rig.run();
     assert_eq!(rig.vmm.mappings(), []);
     assert!(rig.needs_reset());
@@ -204,15 +204,19 @@ fn a_reset_or_a_revocation_ends_the_limit() {
         let (mut rig, mut frontend) = serving();
         share(&mut rig, &mut frontend);
         if revoke {
-            rig.device.revoke();
+            rig.device.shared.revoke();
+            assert_eq!(rig.vmm.mappings(), []);
+            rig.run();
         } else {
             // The driver closes; then it resets.
             rig.write(DEVICE + 34, &[0]);
-            assert!(rig.device.memory_limit.is_running());
+            rig.run();
+            assert!(rig.device.server().memory_limit.is_running());
             rig.write(COMMON + 0x14, &[0]);
+            rig.run();
         }
         assert_eq!(rig.vmm.mappings(), []);
-        assert!(!rig.device.memory_limit.is_running());
+        assert!(!rig.device.server().memory_limit.is_running());
     }
 }
 
@@ -223,7 +227,7 @@ fn memory_that_does_not_go_in_time_is_the_end_of_the_device() {
     drop(frontend);
     assert!(rig.needs_reset());
     rig.vmm.fail_nth(0, ErrorKind::Other);
-    rig.device.memory_limit.pass();
+    rig.device.server().memory_limit.pass();
     rig.run();
     assert!(rig.vmm.calls().contains(&Call::Dead));
 }

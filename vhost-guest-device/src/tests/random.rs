@@ -34,8 +34,6 @@ struct Kind {
     translator: bool,
     /// Guests and orphaned memory have time limits.
     limits: bool,
-    /// A reset is the worker's.
-    asynchronous: bool,
 }
 
 /// One thing that happens.
@@ -282,11 +280,10 @@ fn vmm_step() -> impl Strategy<Value = Step> {
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
-    any::<[bool; 4]>().prop_map(|[migration, translator, limits, asynchronous]| Kind {
+    any::<[bool; 3]>().prop_map(|[migration, translator, limits]| Kind {
         migration,
         translator,
         limits,
-        asynchronous,
     })
 }
 
@@ -332,7 +329,7 @@ fn run(kind: Kind, civil: bool, steps: Vec<Step>) {
         // It promises nothing any more but to let go in the end.
         rig.initialise();
         rig.backend_up();
-        assert!(rig.device.connection.is_none());
+        assert!(rig.device.server().connection.is_none());
     } else {
         assert_eq!(rig.status() & NEEDS_RESET, 0);
         assert_eq!(rig.vmm.mappings(), []);

@@ -64,7 +64,7 @@ fn forwards_in_order_and_unchanged() {
         assert_eq!(rig.receive(0), Some(expected));
     }
     assert_eq!(rig.receive(0), None);
-    assert_eq!(rig.device.statistics.requests, 3);
+    assert_eq!(rig.device.shared.counters.requests.read(), 3);
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn a_guest_without_buffers_holds_the_frontend_and_nothing_else() {
         frontend.send(&message(10, PLAIN, &words(&[base << 32])), &[]);
     }
     rig.run();
-    assert_eq!(rig.device.statistics.requests, posted as u64);
+    assert_eq!(rig.device.shared.counters.requests.read(), posted as u64);
     for base in &sent {
         assert_eq!(
             rig.receive(0),

@@ -23,7 +23,6 @@ use crate::event_loop::poller;
 use crate::function::Builder;
 use crate::guest::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
 use crate::guest::pci::BarMove;
-use crate::guest::registers::Effect;
 use crate::guest::snapshot::SnapshotError;
 use crate::guest::virtio::feature;
 use crate::vmm::services::Services;
@@ -140,6 +139,8 @@ impl Rig {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("vhost-guest-{}-{number}.sock", std::process::id());
         let path = std::env::temp_dir().join(name);
+        // A process that was killed may have left one behind.
+        let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         let vmm = Arc::new(TestVmm::new());
         let ranges = [(GuestAddress(0), 8 << 20)];
@@ -159,7 +160,7 @@ impl Rig {
             thread_hook: None,
         };
         lend(&mut services);
-        let mut device = Device::new(listener, &options, services).unwrap();
+        let device = Device::new(listener, &options, services).unwrap();
         device.start(None).unwrap();
         Self {
             device,
@@ -189,13 +190,7 @@ impl Rig {
 
     /// A register write of the guest's.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
-        let effect = self.device.registers.bar_write(0, offset, data);
-        self.apply(effect);
-    }
-
-    fn apply(&mut self, effects: impl IntoIterator<Item = Effect>) {
-        let moves = self.device.apply(effects);
-        self.move_bars(moves);
+        self.device.shared.bar_write(0, offset, data);
     }
 
     /// The VMM resets the function.
@@ -225,20 +220,24 @@ impl Rig {
 
     pub(crate) fn move_bars(&mut self, moves: Vec<BarMove>) {
         for moved in moves {
-            let outcome = self.device.bar_moved(moved.bar, moved.address);
+            let outcome = self.device.shared.bar_moved(moved.bar, moved.address);
             assert!(outcome.is_ok() || self.vmm_fails, "{outcome:?}");
         }
     }
 
     /// A configuration space write of the guest's.
     pub(crate) fn config_write(&mut self, offset: u16, data: &[u8]) {
-        let effects = self.device.registers.config_write(offset, data);
-        self.apply(effects);
+        let moves = self.device.shared.config_write(offset, data);
+        self.move_bars(moves);
     }
 
     pub(crate) fn read<const N: usize>(&mut self, offset: u64) -> [u8; N] {
         let mut data = [0; N];
-        self.device.registers.bar_read(0, offset, &mut data);
+        self.device
+            .shared
+            .registers
+            .lock()
+            .bar_read(0, offset, &mut data);
         data
     }
 
@@ -278,7 +277,7 @@ impl Rig {
         if self.status() != 0 {
             self.run();
         }
-        if self.device.registers.reset_pending() {
+        if self.device.shared.registers.lock().reset_pending() {
             return;
         }
         self.write(STATUS, &[1]);
@@ -460,7 +459,11 @@ impl Rig {
     pub(crate) fn needs_reset(&mut self) -> bool {
         self.run();
         let told = self.status() & NEEDS_RESET != 0;
-        assert_eq!(told, self.device.connection.is_none(), "half a loss");
+        assert_eq!(
+            told,
+            self.device.server().connection.is_none(),
+            "half a loss"
+        );
         assert_eq!(told, self.up() == 0, "half a loss");
         told
     }

@@ -88,7 +88,7 @@ pub(crate) fn introduce(rig: &mut Rig) -> Frontend {
     let mut frontend = rig.connect();
     rig.run();
     let mut features = carried();
-    if rig.device.pump.is_some() {
+    if rig.device.server().pump.is_some() {
         features = ProtocolFeatures::forwardable();
     }
     let features = words(&[features.bits()]);

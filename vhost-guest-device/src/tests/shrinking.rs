@@ -149,15 +149,15 @@ fn a_fault_in_the_window_takes_what_is_there_whatever_its_files_size() {
     let mappings = siege.rig.vmm.mappings();
     let window = BARS[2].1;
     for elsewhere in [0, window - 1, window + WINDOW, u64::MAX] {
-        assert!(!siege.rig.device.memory_fault(Some(elsewhere)));
+        assert!(!siege.rig.device.shared.memory_fault(Some(elsewhere)));
     }
     assert_eq!(siege.rig.vmm.mappings(), mappings);
     let (at, _, length) = mappings[0];
     let fault = Some(window + at + length - 1);
-    assert!(siege.rig.device.memory_fault(fault));
+    assert!(siege.rig.device.shared.memory_fault(fault));
     assert_eq!(siege.rig.vmm.mappings(), mappings[1..]);
     // A second vCPU that came upon it at the same time.
-    assert!(siege.rig.device.memory_fault(fault));
+    assert!(siege.rig.device.shared.memory_fault(fault));
     assert_eq!(siege.rig.vmm.mappings(), mappings[1..]);
     siege.assert_lost(frontend, "a fault at an address");
     siege.serves_the_next();
@@ -167,11 +167,14 @@ fn a_fault_in_the_window_takes_what_is_there_whatever_its_files_size() {
 fn a_fault_somewhere_takes_everything_if_no_file_has_shrunk() {
     let (mut siege, frontend, _files) = two_files();
     // With another device, whose file it may be, this one is left alone.
-    assert!(!siege.rig.device.withdraw(Missing::Truncated));
+    assert!(!siege.rig.device.shared.withdraw(Missing::Truncated));
     assert_eq!(siege.rig.vmm.mappings().len(), 2);
-    assert!(siege.rig.device.memory_fault(None));
+    assert!(siege.rig.device.shared.memory_fault(None));
     assert_eq!(siege.rig.vmm.mappings(), []);
-    assert!(!siege.rig.device.memory_fault(None), "it was not this one");
+    assert!(
+        !siege.rig.device.shared.memory_fault(None),
+        "it was not this one"
+    );
     siege.assert_lost(frontend, "a fault without an address");
     siege.serves_the_next();
 }
@@ -180,7 +183,7 @@ fn a_fault_somewhere_takes_everything_if_no_file_has_shrunk() {
 fn a_fault_somewhere_takes_what_has_shrunk_and_no_more() {
     let (mut siege, frontend, files) = two_files();
     ftruncate(&files[1], 0).unwrap();
-    assert!(siege.rig.device.memory_fault(None));
+    assert!(siege.rig.device.shared.memory_fault(None));
     assert_eq!(siege.rig.vmm.mappings().len(), 1);
     siege.assert_lost(frontend, "a truncated file");
     siege.serves_the_next();

@@ -20,14 +20,14 @@ use crate::guest::virtio::feature;
 
 /// All that the guest can read, but for what its reading changes.
 fn registers(rig: &mut Rig) -> Vec<(&'static str, Vec<u8>)> {
-    let registers = &mut rig.device.registers;
+    let shared = &rig.device.shared;
     let mut config = vec![0; 0xD0];
-    registers.config_read(0, &mut config);
+    shared.config_read(0, &mut config);
     let mut rest = vec![0; 0x100 - 0xD4];
-    registers.config_read(0xD4, &mut rest);
-    let mut read = |name, offset, length| {
+    shared.config_read(0xD4, &mut rest);
+    let read = |name, offset, length| {
         let mut bytes = vec![0; length];
-        rig.device.registers.bar_read(0, offset, &mut bytes);
+        shared.bar_read(0, offset, &mut bytes);
         (name, bytes)
     };
     let vectors = 7 + usize::from(VRINGS);
@@ -277,7 +277,7 @@ fn bars_that_moved_are_told() {
     old.config_write(0x18, &0xD000_0000u32.to_le_bytes());
     old.device.pause();
     let snapshot = old.device.snapshot().unwrap();
-    let mut new = Rig::new();
+    let new = Rig::new();
     new.device.pause();
     let moves = new.device.restore(&snapshot).unwrap();
     let moves: Vec<_> = moves
@@ -289,7 +289,7 @@ fn bars_that_moved_are_told() {
     // A device that is there already has nothing to tell.
     assert_eq!(old.device.restore(&snapshot).unwrap(), []);
     // And one that decodes nothing says where it is not any more.
-    let mut fresh = Rig::new();
+    let fresh = Rig::new();
     fresh.device.pause();
     let empty = fresh.device.snapshot().unwrap();
     let moves = old.device.restore(&empty).unwrap();
@@ -323,11 +323,10 @@ fn a_vm_goes_back_in_time() {
 
 #[test]
 fn a_reset_that_was_pending_is_done_after_it() {
-    let mut old = Rig::with(|builder| builder.asynchronous_reset(true));
+    let mut old = Rig::new();
     initialised(&mut old);
     let _frontend = share(&mut old);
     old.write(STATUS, &[0]);
-    // Whether the other device resets in pieces or not.
     let mut new = successor(&mut old);
     assert_ne!(new.status(), 0);
     assert!(new.vmm.mappings().is_empty());
@@ -348,8 +347,7 @@ fn a_table_that_the_vmm_keeps_is_not_part_of_it() {
         address: 0xFEE0_0003,
         data: 9,
     };
-    let effect = old.device.registers.set_vector(0, Some(message));
-    let _ = old.device.apply(effect);
+    old.device.shared.set_vector(0, Some(message));
     let mut new = successor(&mut old);
     let masked: Vec<u8> = new.read::<16>(MSIX_TABLE).to_vec();
     assert_eq!(masked[12], 1);
@@ -362,7 +360,7 @@ fn a_table_that_the_vmm_keeps_is_not_part_of_it() {
 
 #[test]
 fn without_a_pause_there_is_no_snapshot() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     assert!(matches!(
         rig.device.snapshot(),
         Err(SnapshotError::NotPaused)

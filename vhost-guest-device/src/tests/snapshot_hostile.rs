@@ -39,9 +39,15 @@ fn assert_sane(rig: &mut Rig, bytes: &[u8], what: &str) {
     // The device's own queues are left.
     assert!(vmm.doorbells().len() <= 4, "{what}");
     let again = rig.device.snapshot().unwrap();
-    if rig.device.registers.needs_reset() {
+    if rig.device.shared.registers.lock().needs_reset() {
         // It may have lost a frontend: then these say so.
-        rig.device.registers.parse(&again).map(drop).unwrap();
+        rig.device
+            .shared
+            .registers
+            .lock()
+            .parse(&again)
+            .map(drop)
+            .unwrap();
     } else {
         assert_eq!(again, bytes, "{what}");
     }
@@ -73,7 +79,7 @@ fn every_byte_counts() {
 #[test]
 fn no_byte_is_missing_and_none_too_many() {
     let (rig, snapshot) = saved();
-    let registers = &rig.device.registers;
+    let registers = &rig.device.shared.registers.lock();
     for length in 0..snapshot.len() {
         let error = registers.parse(&snapshot[..length]).map(drop).unwrap_err();
         let known = matches!(error, SnapshotError::Foreign | SnapshotError::Length { .. });
@@ -93,7 +99,8 @@ fn other_bytes_and_other_versions_are_named() {
     let error = |at: usize, byte: u8| {
         let mut bytes = snapshot.clone();
         bytes[at] = byte;
-        rig.device.registers.parse(&bytes).map(drop).unwrap_err()
+        let registers = rig.device.shared.registers.lock();
+        registers.parse(&bytes).map(drop).unwrap_err()
     };
     assert!(matches!(error(0, b'V'), SnapshotError::Foreign));
     let version = error(8, 2);
@@ -218,7 +225,7 @@ fn queues_elsewhere_are_the_guests_fault_when_it_goes_on() {
         let mut bytes = snapshot.clone();
         bytes[at..at + new.len()].copy_from_slice(new);
         rig.restore(&bytes).unwrap();
-        assert!(!rig.device.registers.needs_reset());
+        assert!(!rig.device.shared.registers.lock().needs_reset());
         rig.device.resume();
         rig.run();
         let frontend = rig.connect();
@@ -249,7 +256,7 @@ fn a_vmm_that_fails_leaves_a_device_that_was_reset() {
         let error = outcome.unwrap_err();
         assert!(matches!(error, SnapshotError::Environment(_)), "{error}");
         assert_eq!(rig.vmm.source_count(), 0, "call {n}");
-        let mut fresh = Rig::new();
+        let fresh = Rig::new();
         fresh.device.pause();
         let expected = fresh.device.snapshot().unwrap();
         assert_eq!(rig.device.snapshot().unwrap(), expected, "call {n}");
@@ -286,7 +293,7 @@ fn a_running_device_that_cannot_be_restored_is_nowhere() {
 fn a_snapshot_of_a_dead_device_can_be_read() {
     let mut rig = rig::serving();
     // An event that the VMM has not taken from its eventfd.
-    rig.device.registers.signal_queue(0);
+    rig.device.shared.registers.lock().signal_queue(0);
     rig.vmm_fails = true;
     rig.vmm.fail_nth(0, ErrorKind::Other);
     rig.write(QUEUE_SELECT, &[0, 0]);
@@ -296,7 +303,9 @@ fn a_snapshot_of_a_dead_device_can_be_read() {
     let snapshot = rig.device.snapshot().unwrap();
     Rig::new()
         .device
+        .shared
         .registers
+        .lock()
         .parse(&snapshot)
         .map(drop)
         .unwrap();
@@ -306,7 +315,7 @@ fn a_snapshot_of_a_dead_device_can_be_read() {
 fn a_dead_device_is_not_brought_back() {
     let (mut rig, snapshot) = saved();
     rig.device.resume();
-    rig.device.die(std::io::Error::other("for the test"));
+    rig.device.shared.die(std::io::Error::other("for the test"));
     rig.device.pause();
     let error = rig.restore(&snapshot).unwrap_err();
     assert!(error.to_string().contains("dead"), "{error}");
@@ -357,7 +366,7 @@ proptest! {
             let mut changed = bytes.clone();
             changed[at] = byte;
             // One that is refused would hide the others.
-            if rig.device.registers.parse(&changed).is_ok() {
+            if rig.device.shared.registers.lock().parse(&changed).is_ok() {
                 bytes = changed;
             }
         }

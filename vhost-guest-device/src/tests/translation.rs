@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vhost_guest_vmm_traits::{Access, AddressTranslator, Translation};
 use vm_memory::{Bytes, GuestAddress};
@@ -26,11 +27,17 @@ const PIECE: u64 = 0x200;
 pub(crate) struct Iommu {
     calls: AtomicUsize,
     pub(crate) unmapped: AtomicBool,
+    /// Each translation takes a microsecond at least.
+    slow: AtomicBool,
 }
 
 impl AddressTranslator for Iommu {
     fn translate(&self, iova: u64, length: u64, _: Access) -> io::Result<Translation> {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        let begin = Instant::now();
+        while self.slow.load(Ordering::Relaxed) && begin.elapsed() < Duration::from_micros(1) {
+            std::hint::spin_loop();
+        }
         let address = iova.checked_sub(IOVA).ok_or(io::ErrorKind::NotFound)?;
         if self.unmapped.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::NotFound.into());
@@ -137,6 +144,7 @@ fn a_buffer_at_a_physical_address_is_the_guests_fault() {
 fn a_turn_has_an_end_however_much_there_is_to_translate() {
     const CHAIN: u64 = 16;
     let (mut rig, iommu) = rig(true);
+    iommu.slow.store(true, Ordering::Relaxed);
     rig.posts = [0; 4];
     rig.start();
     rig.backend_up();

@@ -102,7 +102,7 @@ fn without_a_watch_for_its_frontend_the_device_rests_and_tries_again() {
         // The one for the listener too, which is not waited for in a rest.
         watches.take();
         siege.rig.run();
-        assert!(siege.rig.device.connection.is_none());
+        assert!(siege.rig.device.server().connection.is_none());
         assert!(siege.rig.status() & NEEDS_RESET != 0, "nobody noticed");
         assert!(frontend.is_disconnected());
         // The next one waits until the device has rested, and is lost too.

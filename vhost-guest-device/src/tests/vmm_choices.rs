@@ -26,11 +26,10 @@ fn rings_every_doorbell_without_ioeventfds() {
     frontend.send(&message(13, 1, &words(&[0])), &[call.as_fd()]);
     assert!(rig.request().is_some());
     for width in [1, 2, 4, 8] {
-        let effect = rig.device.registers.bar_write(2, 0, &[0; 8][..width]);
-        let _ = rig.device.apply(effect);
+        rig.device.shared.bar_write(2, 0, &[0; 8][..width]);
         assert_eq!(wait(&call), 1);
     }
-    assert_eq!(rig.device.statistics.userspace_doorbells, 4);
+    assert_eq!(rig.device.shared.counters.userspace_doorbells.read(), 4);
     assert!(rig.vmm.doorbells().is_empty());
     // Moving BARs makes no difference.
     rig.config_write(0x18, &0xD000_0000_u32.to_le_bytes());
@@ -47,8 +46,7 @@ const OF_THE_VMM: MsiMessage = MsiMessage {
 
 impl Rig {
     fn set_vector(&mut self, vector: u16, message: Option<MsiMessage>) {
-        let effect = self.device.registers.set_vector(vector, message);
-        assert!(self.device.apply(effect).is_empty());
+        self.device.shared.set_vector(vector, message);
     }
 
     fn armed(&self) -> Vec<MsiMessage> {
@@ -64,7 +62,7 @@ fn raises_what_a_vmm_says_that_keeps_the_table_itself() {
     frontend.send(&message(12, 1, &words(&[0])), &[kick.as_fd()]);
     rig.write(DRIVER_AUX, &(u32::from(KICK) << 16).to_le_bytes());
     assert!(rig.request().is_some());
-    assert_eq!(rig.device.registers.vectors(), 1 + 6 + VRINGS);
+    assert_eq!(rig.device.shared.registers.lock().vectors(), 1 + 6 + VRINGS);
 
     rig.set_vector(KICK, Some(OF_THE_VMM));
     // The others that the guest had unmasked are not the VMM's.

@@ -50,7 +50,7 @@ pub(super) fn session(rig: &mut Rig) {
     let fds = [file.try_clone().unwrap().into()];
     exchange(rig, &mut frontend, &table, &fds);
     file.set_len(0).unwrap();
-    let _ = rig.device.memory_fault(Some(BARS[2].1 + (2 << 20)));
+    let _ = rig.device.shared.memory_fault(Some(BARS[2].1 + (2 << 20)));
     rig.run();
     rig.config_write(0xE4, &[1]);
     rig.run();
@@ -70,7 +70,7 @@ pub(super) fn session(rig: &mut Rig) {
     let _channel = share_everything(rig, &mut frontend);
     rig.write(DEVICE + 34, &[0]);
     rig.run();
-    rig.device.revoke();
+    rig.device.shared.revoke();
     rig.write(COMMON + 0x14, &[0]);
     rig.run();
 }
@@ -152,8 +152,7 @@ fn reprogram(rig: &mut Rig) -> Vec<u8> {
     let snapshot = rig.device.snapshot().unwrap();
     rig.device.resume();
     // Doorbells and notifications by way of userspace.
-    let rung = rig.device.registers.bar_write(2, 0, &[1]);
-    let _ = rig.device.apply(rung);
+    rig.device.shared.bar_write(2, 0, &[1]);
     rig.write(NOTIFY, &[0, 0]);
     rig.run();
     snapshot
@@ -184,11 +183,10 @@ fn change_memory(rig: &mut Rig, frontend: &mut Frontend) {
 }
 
 /// A device with everything that one can have.
-pub(super) fn whole(asynchronous: bool) -> Rig {
+pub(super) fn whole() -> Rig {
     let translator = Some(Arc::new(Iommu::default()) as _);
     let mut rig = Rig::translated(translator, |builder| {
         let builder = builder.migration(4096);
-        let builder = builder.asynchronous_reset(asynchronous);
         builder.reply_timeout(LONG).orphan_timeout(LONG)
     });
     rig.features |= feature::ACCESS_PLATFORM;
@@ -198,14 +196,14 @@ pub(super) fn whole(asynchronous: bool) -> Rig {
 
 /// Runs the session with the n-th call failing. `false`: there are not so
 /// many.
-fn survives(n: usize, kind: ErrorKind, asynchronous: bool) -> bool {
-    let mut rig = whole(asynchronous);
+fn survives(n: usize, kind: ErrorKind) -> bool {
+    let mut rig = whole();
     rig.vmm_fails = true;
     let vmm = Arc::clone(&rig.vmm);
     vmm.fail_nth(n, kind);
     session(&mut rig);
     let failed = !vmm.clear_failure();
-    let what = format!("{kind} in call {n}, asynchronous: {asynchronous}");
+    let what = format!("{kind} in call {n}");
     let dead = vmm.calls().contains(&Call::Dead);
     // The session has ended with a reset.
     assert_eq!(vmm.mappings(), [], "{what}");
@@ -218,7 +216,10 @@ fn survives(n: usize, kind: ErrorKind, asynchronous: bool) -> bool {
         rig.backend_up();
         let _late = rig.connect();
         rig.run();
-        assert!(rig.device.connection.is_none(), "{what}: dead, but serves");
+        assert!(
+            rig.device.server().connection.is_none(),
+            "{what}: dead, but serves"
+        );
     }
     drop(rig);
     assert_eq!(vmm.mappings(), [], "{what}: left");
@@ -229,18 +230,16 @@ fn survives(n: usize, kind: ErrorKind, asynchronous: bool) -> bool {
 
 #[test]
 fn every_call_may_fail_once() {
-    for asynchronous in [false, true] {
-        let failed = |n: &usize| survives(*n, ErrorKind::Other, asynchronous);
-        let calls = (0..).take_while(failed).count();
-        assert!(calls > 100, "the session makes only {calls} calls");
-    }
+    let failed = |n: &usize| survives(*n, ErrorKind::Other);
+    let calls = (0..).take_while(failed).count();
+    assert!(calls > 100, "the session makes only {calls} calls");
 }
 
 #[test]
 fn the_session_is_one_if_nothing_fails() {
-    let mut rig = whole(false);
+    let mut rig = whole();
     session(&mut rig);
-    let statistics = rig.device.statistics;
+    let statistics = rig.device.shared.counters.read(0);
     assert_eq!(statistics.frontends, 4);
     assert_eq!(statistics.backend_replies, 3);
     assert_eq!(statistics.userspace_doorbells, 1);
@@ -260,9 +259,8 @@ fn every_call_may_fail_for_lack_of_memory_or_by_the_peers_fault() {
     ] {
         // Not each with each: the n-th call fails in one of three ways.
         let offset = kind as usize % 3;
-        let _ = (0..)
-            .map(|n| 3 * n + offset)
-            .find(|n| !survives(*n, kind, false));
+        let calls = (0..).map(|n| 3 * n + offset);
+        let _ = calls.into_iter().find(|n| !survives(*n, kind));
     }
 }
 
@@ -311,6 +309,7 @@ fn is_dead_when_the_window_does_not_go_away() {
         assert_eq!(rig.vmm.placed(), Some(BARS[2].1));
         assert!(rig.vmm.calls().contains(&Call::Dead), "{address:#x}");
         assert_eq!(rig.vmm.mappings(), [], "{address:#x}");
+        rig.run();
         assert!(frontend.is_disconnected());
     }
 }

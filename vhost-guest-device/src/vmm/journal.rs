@@ -9,6 +9,7 @@
 //! next line that gets through. Lines never contain bytes of a peer's payload.
 
 use std::fmt::Arguments;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lines that may follow each other without a pause.
@@ -63,22 +64,22 @@ impl Bucket {
 /// why they went.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    faults: Bucket,
-    events: Bucket,
+    faults: Mutex<Bucket>,
+    events: Mutex<Bucket>,
 }
 
 impl Journal {
     /// A journal with full buckets.
     pub(crate) fn new() -> Self {
         Self {
-            faults: Bucket::full(),
-            events: Bucket::full(),
+            faults: Mutex::new(Bucket::full()),
+            events: Mutex::new(Bucket::full()),
         }
     }
 
     /// Logs a line about a peer's fault or the environment's.
-    pub(crate) fn warn(&mut self, line: Arguments<'_>) {
-        match self.faults.admit(Instant::now()) {
+    pub(crate) fn warn(&self, line: Arguments<'_>) {
+        match admit(&self.faults) {
             Some(0) => log::warn!(target: TARGET, "{line}"),
             Some(n) => log::warn!(target: TARGET, "{line} ({n} earlier lines suppressed)"),
             None => {}
@@ -86,11 +87,18 @@ impl Journal {
     }
 
     /// Logs a line about the normal course of events.
-    pub(crate) fn info(&mut self, line: Arguments<'_>) {
-        if self.events.admit(Instant::now()).is_some() {
+    pub(crate) fn info(&self, line: Arguments<'_>) {
+        if admit(&self.events).is_some() {
             log::info!(target: TARGET, "{line}");
         }
     }
+}
+
+/// Takes a token. The lock is free again when the line is written: a logger may
+/// take its time.
+fn admit(bucket: &Mutex<Bucket>) -> Option<u64> {
+    let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+    bucket.admit(Instant::now())
 }
 
 #[cfg(test)]

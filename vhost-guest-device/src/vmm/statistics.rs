@@ -4,6 +4,8 @@
 
 //! What a device has done, in numbers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// Counters of a device since it was made.
 ///
 /// They are for people and tests; nothing in the device depends on them.
@@ -30,4 +32,52 @@ pub struct Statistics {
     pub ignored_writes: u64,
     /// Turns of the device's worker.
     pub turns: u64,
+}
+
+/// What is counted, by whoever does it: nobody waits for anybody to read it.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub frontends: Counter,
+    pub requests: Counter,
+    pub replies: Counter,
+    pub backend_requests: Counter,
+    pub backend_replies: Counter,
+    pub state_bytes: Counter,
+    pub own_messages: Counter,
+    pub userspace_doorbells: Counter,
+    pub turns: Counter,
+}
+
+impl Counters {
+    /// What was counted so far.
+    pub(crate) fn read(&self, ignored_writes: u64) -> Statistics {
+        Statistics {
+            frontends: self.frontends.read(),
+            requests: self.requests.read(),
+            replies: self.replies.read(),
+            backend_requests: self.backend_requests.read(),
+            backend_replies: self.backend_replies.read(),
+            state_bytes: self.state_bytes.read(),
+            own_messages: self.own_messages.read(),
+            userspace_doorbells: self.userspace_doorbells.read(),
+            turns: self.turns.read(),
+            ignored_writes,
+        }
+    }
+}
+
+/// A number that grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Counts `more`.
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub(crate) fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }

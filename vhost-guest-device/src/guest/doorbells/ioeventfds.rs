@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use vhost_guest_vmm_traits::IoEventFdRegistrar;
 
+use crate::event_loop::deadline::Deadline;
 use crate::vmm::services::ServiceError;
 
 #[derive(Debug)]
@@ -24,7 +25,10 @@ pub(crate) struct IoEventFds<F> {
     /// Without one, every store reaches userspace.
     registrar: Option<Arc<dyn IoEventFdRegistrar>>,
     stride: u32,
+    /// Where the first should be.
     base: Option<u64>,
+    /// Not all are where they should be: see [`settle_some`](Self::settle_some).
+    unsettled: bool,
     slots: Vec<Slot<F>>,
 }
 
@@ -43,6 +47,7 @@ impl<F: AsFd + Clone> IoEventFds<F> {
             registrar,
             stride,
             base: None,
+            unsettled: false,
             slots: (0..count).map(|_| empty()).collect(),
         }
     }
@@ -52,9 +57,14 @@ impl<F: AsFd + Clone> IoEventFds<F> {
         self.slots.get(index)?.eventfd.as_ref()
     }
 
-    fn register(&mut self, index: usize, eventfd: F) -> Result<(), ServiceError> {
+    /// Where a slot should be.
+    fn address(&self, index: usize) -> Option<u64> {
         let offset = index as u64 * u64::from(self.stride);
-        let address = self.base.and_then(|base| base.checked_add(offset));
+        self.base.and_then(|base| base.checked_add(offset))
+    }
+
+    fn register(&mut self, index: usize, eventfd: F) -> Result<(), ServiceError> {
+        let address = self.address(index);
         let (Some(registrar), Some(address)) = (&self.registrar, address) else {
             return Ok(());
         };
@@ -79,17 +89,21 @@ impl<F: AsFd + Clone> IoEventFds<F> {
         Ok(())
     }
 
-    /// Takes at most so many eventfds away, and returns them.
-    pub(crate) fn clear_some(&mut self, most: usize) -> (Vec<F>, Result<(), ServiceError>) {
-        let connected = (0..self.slots.len()).filter(|index| self.get(*index).is_some());
-        let some: Vec<usize> = connected.take(most).collect();
+    /// Takes eventfds away until the time is over, and returns them.
+    pub(crate) fn clear_some(&mut self, until: Deadline) -> (Vec<F>, Result<(), ServiceError>) {
         let mut detached = Vec::new();
-        for index in some {
+        for index in 0..self.slots.len() {
+            if self.get(index).is_none() {
+                continue;
+            }
             if let Err(error) = self.unregister(index) {
                 return (detached, Err(error));
             }
             let slot = self.slots.get_mut(index);
             detached.extend(slot.and_then(|slot| slot.eventfd.take()));
+            if until.is_over() {
+                break;
+            }
         }
         (detached, Ok(()))
     }
@@ -114,7 +128,9 @@ impl<F: AsFd + Clone> IoEventFds<F> {
     /// it is reached through userspace only.
     pub(crate) fn set(&mut self, index: usize, new: Option<F>) -> Result<Option<F>, ServiceError> {
         self.unregister(index)?;
-        if let Some(new) = new.clone() {
+        // What moves takes this one along: at its new address there may be
+        // another slot still.
+        if let Some(new) = new.clone().filter(|_| !self.unsettled) {
             if let Err(error) = self.register(index, new) {
                 if let Some(old) = self.get(index).cloned() {
                     let _ = self.register(index, old);
@@ -126,29 +142,74 @@ impl<F: AsFd + Clone> IoEventFds<F> {
         Ok(slot.and_then(|slot| std::mem::replace(&mut slot.eventfd, new)))
     }
 
-    /// Moves all to `base`, or out of the way.
+    /// Says where they should be, or that they should be nowhere:
+    /// [`settle_some`](Self::settle_some) moves them.
+    pub(crate) fn place(&mut self, base: Option<u64>) {
+        if base != self.base {
+            self.base = base;
+            self.unsettled = true;
+        }
+    }
+
+    /// Moves slots to where they should be, until the time is over. Tells
+    /// whether there are more.
+    ///
+    /// All are taken from where they were before any is put where another may
+    /// have been: an address takes one eventfd only.
     ///
     /// # Errors
     ///
-    /// None is registered anywhere then, save those that the VMM could not
-    /// unregister ([`ServiceError::Dead`]).
-    pub(crate) fn place(&mut self, base: Option<u64>) -> Result<(), ServiceError> {
-        if base == self.base {
-            return Ok(());
+    /// With [`ServiceError::Refused`] they should be nowhere from now on, and
+    /// there may be more to do. With [`ServiceError::Dead`] one is where it
+    /// should not be.
+    pub(crate) fn settle_some(&mut self, until: Deadline) -> Result<bool, ServiceError> {
+        if !self.unsettled {
+            return Ok(false);
         }
-        self.base = None;
-        self.unregister_all()?;
-        self.base = base;
+        let mut taken = Ok(());
         for index in 0..self.slots.len() {
-            let Some(eventfd) = self.get(index).cloned() else {
+            if self.is_misplaced(index) {
+                // Every one has its turn, whatever becomes of those before.
+                taken = taken.and(self.unregister(index));
+                if taken.is_ok() && until.is_over() {
+                    return Ok(true);
+                }
+            }
+        }
+        if let Err(error) = taken {
+            (self.base, self.unsettled) = (None, false);
+            return Err(error);
+        }
+        for index in 0..self.slots.len() {
+            let Some(eventfd) = self.missing(index) else {
                 continue;
             };
             if let Err(error) = self.register(index, eventfd) {
                 self.base = None;
-                return self.unregister_all().and(Err(error));
+                return Err(error);
+            }
+            if until.is_over() {
+                return Ok(true);
             }
         }
-        Ok(())
+        self.unsettled = false;
+        Ok(false)
+    }
+
+    /// Whether a slot is registered where it should not be.
+    fn is_misplaced(&self, index: usize) -> bool {
+        let registered = self
+            .slots
+            .get(index)
+            .and_then(|slot| slot.registered.as_ref());
+        registered.is_some_and(|(_, address)| self.address(index) != Some(*address))
+    }
+
+    /// What should be registered for a slot, and is not.
+    fn missing(&self, index: usize) -> Option<F> {
+        let slot = self.slots.get(index)?;
+        let eventfd = slot.eventfd.clone().filter(|_| slot.registered.is_none());
+        eventfd.filter(|_| self.registrar.is_some() && self.base.is_some())
     }
 
     /// Takes all eventfds away, and returns them.

@@ -15,6 +15,35 @@ struct Guest {
     doorbells: Doorbells,
 }
 
+/// Moves a few at a time, until there is no more to do.
+fn settle(
+    mut some: impl FnMut(Deadline) -> Result<bool, ServiceError>,
+) -> Result<(), ServiceError> {
+    let mut outcome = Ok(());
+    loop {
+        match some(Deadline::passed()) {
+            Ok(true) => {}
+            Ok(false) => return outcome,
+            Err(error @ ServiceError::Dead(_)) => return Err(error),
+            Err(error) => outcome = Err(error),
+        }
+    }
+}
+
+impl Doorbells {
+    fn move_to(&mut self, base: Option<u64>) -> Result<(), ServiceError> {
+        self.place(base);
+        settle(|until| self.settle_some(until))
+    }
+}
+
+impl QueueNotify {
+    fn move_to(&mut self, base: Option<u64>) -> Result<(), ServiceError> {
+        self.place(base);
+        settle(|until| self.settle_some(until))
+    }
+}
+
 impl Guest {
     /// A device for 4 vrings, its doorbells placed.
     fn new() -> Self {
@@ -22,7 +51,7 @@ impl Guest {
         let peer = Peer::new();
         let registrar = Arc::clone(&vmm) as Arc<dyn IoEventFdRegistrar>;
         let mut doorbells = Doorbells::new(Some(registrar), Arc::clone(&peer.signaller), 4);
-        doorbells.place(Some(BASE)).unwrap();
+        doorbells.move_to(Some(BASE)).unwrap();
         Guest {
             vmm,
             peer,
@@ -161,18 +190,32 @@ fn leaves_a_ring_that_has_arrived_where_it_is() {
 #[test]
 fn moves_all_together() {
     let (mut guest, _) = Guest::connected();
-    guest.doorbells.place(Some(BASE * 2)).unwrap();
+    guest.doorbells.move_to(Some(BASE * 2)).unwrap();
     assert_eq!(guest.vmm.doorbells(), addresses(BASE * 2));
-    guest.doorbells.place(None).unwrap();
+    guest.doorbells.move_to(None).unwrap();
     assert!(guest.vmm.doorbells().is_empty());
     guest.connect(Doorbell::Call(1));
     assert!(guest.vmm.doorbells().is_empty());
     assert!(guest.doorbells.store(4, 4));
-    guest.doorbells.place(Some(BASE)).unwrap();
+    guest.doorbells.move_to(Some(BASE)).unwrap();
     assert_eq!(guest.vmm.doorbells().len(), 4);
     guest.vmm.take_calls();
-    guest.doorbells.place(Some(BASE)).unwrap();
+    guest.doorbells.move_to(Some(BASE)).unwrap();
     assert!(guest.vmm.calls().is_empty());
+}
+
+#[test]
+fn connects_what_comes_in_the_middle_of_a_move_when_all_are_gone() {
+    let (mut guest, _) = Guest::connected();
+    // One doorbell further: each address was another's.
+    guest.doorbells.place(Some(BASE + 4));
+    assert!(guest.doorbells.settle_some(Deadline::passed()).unwrap());
+    assert_eq!(guest.vmm.doorbells().len(), 2);
+    guest.connect(Doorbell::Call(0));
+    guest.connect(Doorbell::Call(1));
+    assert_eq!(guest.vmm.doorbells().len(), 2);
+    guest.doorbells.move_to(Some(BASE + 4)).unwrap();
+    assert_eq!(guest.vmm.doorbells().len(), 4);
 }
 
 #[test]
@@ -226,7 +269,7 @@ fn is_nowhere_or_dead_when_moving_fails() {
     for n in 0..6 {
         let (mut guest, [call, ..]) = Guest::connected();
         guest.vmm.fail_nth(n, io::ErrorKind::OutOfMemory);
-        match guest.doorbells.place(Some(BASE * 2)) {
+        match guest.doorbells.move_to(Some(BASE * 2)) {
             Err(ServiceError::Refused(_)) => assert!(guest.vmm.doorbells().is_empty()),
             Err(ServiceError::Dead(_)) => {
                 dead += 1;
@@ -238,7 +281,7 @@ fn is_nowhere_or_dead_when_moving_fails() {
         // Stores are heard in any case, and another place may do.
         guest.doorbells.store(0, 2);
         assert_eq!(wait(&call), 1);
-        guest.doorbells.place(Some(BASE * 3)).unwrap();
+        guest.doorbells.move_to(Some(BASE * 3)).unwrap();
         assert_eq!(guest.vmm.doorbells(), addresses(BASE * 3));
     }
     assert_eq!(dead, 3);
@@ -248,10 +291,10 @@ fn is_nowhere_or_dead_when_moving_fails() {
 fn stays_nowhere_after_a_failed_move_until_the_next() {
     let (mut guest, _) = Guest::connected();
     guest.vmm.fail_nth(5, io::ErrorKind::OutOfMemory);
-    assert!(guest.doorbells.place(Some(BASE * 2)).is_err());
+    assert!(guest.doorbells.move_to(Some(BASE * 2)).is_err());
     guest.connect(Doorbell::Call(0));
     assert!(guest.vmm.doorbells().is_empty());
-    guest.doorbells.place(Some(BASE * 2)).unwrap();
+    guest.doorbells.move_to(Some(BASE * 2)).unwrap();
     assert_eq!(guest.vmm.doorbells(), addresses(BASE * 2));
 }
 
@@ -280,7 +323,7 @@ fn is_dead_when_taking_back_half_a_move_fails() {
     doorbells
         .set(Doorbell::Call(1), Some(peer.eventfd()))
         .unwrap();
-    let outcome = doorbells.place(Some(BASE));
+    let outcome = doorbells.move_to(Some(BASE));
     assert!(matches!(outcome, Err(ServiceError::Dead(_))));
 }
 
@@ -313,7 +356,7 @@ fn notifies_queues_at_their_addresses() {
     let registrar = Arc::clone(&vmm) as Arc<dyn IoEventFdRegistrar>;
     let mut notify = QueueNotify::new(Some(registrar), 4).unwrap();
     assert!(vmm.doorbells().is_empty());
-    notify.place(Some(BASE)).unwrap();
+    notify.move_to(Some(BASE)).unwrap();
     assert_eq!(vmm.doorbells(), [BASE, BASE + 4, BASE + 8, BASE + 12]);
     signal(vmm.doorbell(BASE + 8).unwrap());
     assert_eq!(
@@ -326,10 +369,10 @@ fn notifies_queues_at_their_addresses() {
     assert!(notify.eventfd(4).is_none());
 
     vmm.fail_nth(6, io::ErrorKind::OutOfMemory);
-    let outcome = notify.place(Some(BASE * 2));
+    let outcome = notify.move_to(Some(BASE * 2));
     assert!(matches!(outcome, Err(ServiceError::Refused(_))));
     assert!(vmm.doorbells().is_empty());
-    notify.place(Some(BASE)).unwrap();
+    notify.move_to(Some(BASE)).unwrap();
     drop(notify);
     assert!(vmm.doorbells().is_empty());
 }
@@ -338,20 +381,20 @@ fn notifies_queues_at_their_addresses() {
 fn leaves_every_store_to_userspace_without_a_registrar() {
     let peer = Peer::new();
     let mut doorbells = Doorbells::new(None, Arc::clone(&peer.signaller), 1);
-    doorbells.place(Some(BASE)).unwrap();
+    doorbells.move_to(Some(BASE)).unwrap();
     let (old, new) = (peer.eventfd(), peer.eventfd());
     doorbells.set(Doorbell::Call(0), Some(old.clone())).unwrap();
     assert!(doorbells.store(0, 4));
     assert_eq!(wait(&old), 1);
     doorbells.set(Doorbell::Call(0), Some(new.clone())).unwrap();
-    doorbells.place(Some(2 * BASE)).unwrap();
+    doorbells.move_to(Some(2 * BASE)).unwrap();
     assert!(doorbells.store(0, 4));
     assert_eq!((wait(&new), take(&old)), (1, 0));
     doorbells.clear().unwrap();
     assert!(!doorbells.store(0, 4));
 
     let mut notify = QueueNotify::new(None, 1).unwrap();
-    notify.place(Some(BASE)).unwrap();
+    notify.move_to(Some(BASE)).unwrap();
     notify.signal(0);
     assert_eq!(take(notify.eventfd(0).unwrap()), 1);
 }

@@ -42,6 +42,8 @@ pub(super) struct Line {
     pub(super) armed: Option<MsiMessage>,
     /// A kick that waited in the eventfd before is on its way to this one.
     pub(super) owed: bool,
+    /// It may be armed with something else than it should be.
+    pub(super) unsettled: bool,
 }
 
 impl Line {
@@ -53,6 +55,7 @@ impl Line {
             source: None,
             armed: None,
             owed: false,
+            unsettled: false,
         }
     }
 

@@ -68,7 +68,7 @@ impl Wires {
 
 /// A source may be armed that should not be; [`Wires::take_broken`] says why.
 #[derive(Debug)]
-pub(super) struct Broken;
+pub(crate) struct Broken;
 
 impl From<Broken> for io::Error {
     fn from(_: Broken) -> Self {

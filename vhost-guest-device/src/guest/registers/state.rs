@@ -2,18 +2,21 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the core asks the registers, and tells them.
+//! What the rest of the device asks the registers, and tells them.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::Registers;
+use super::{Effect, Registers};
+use crate::error::Fault;
+use crate::event_loop::deadline::Deadline;
 use crate::fd::EventFd;
 use crate::guest::doorbells::Doorbell;
 use crate::guest::interrupts::Event;
 use crate::guest::virtio::common_config::QueueSetup;
 use crate::guest::virtio::device_config::{BACKEND_UP, FRONTEND_UP};
 use crate::guest::virtio::{status, NO_VECTOR};
+use crate::sync::Epoch;
 use crate::vmm::services::ServiceError;
 
 impl Registers {
@@ -24,7 +27,6 @@ impl Registers {
     }
 
     /// Whether the device is out of order until it is reset.
-    #[cfg(test)]
     pub(crate) fn needs_reset(&self) -> bool {
         self.common.has_status(status::NEEDS_RESET)
     }
@@ -37,6 +39,18 @@ impl Registers {
     /// The features in force: none before `FEATURES_OK`.
     pub(crate) fn features(&self) -> u64 {
         self.common.negotiated()
+    }
+
+    /// Virtqueues that the driver has enabled, and how it has set them up.
+    pub(crate) fn enabled_queues(&self) -> Vec<(u16, QueueSetup)> {
+        let queues = (0..self.common.queues()).map(|queue| (queue, self.queue(queue)));
+        let enabled = queues.filter_map(|(queue, setup)| Some((queue, setup?)));
+        enabled.collect()
+    }
+
+    /// Virtqueues whose reset the driver has asked for.
+    pub(crate) fn resetting_queues(&self) -> Vec<u16> {
+        self.common.resetting_queues()
     }
 
     /// How the driver has set up a queue, if it is enabled.
@@ -110,6 +124,16 @@ impl Registers {
         self.interrupts.own_eventfds()
     }
 
+    /// The eventfd that notifications of a queue signal.
+    pub(crate) fn queue_eventfd(&self, queue: u16) -> Option<BorrowedFd<'_>> {
+        self.notify.eventfd(queue)
+    }
+
+    /// Bytes in the window.
+    pub(crate) fn window_size(&self) -> u64 {
+        self.setup.window_size
+    }
+
     /// Passes on a queue notification that has reached userspace.
     pub(crate) fn notify_queue(&self, queue: u16) {
         self.notify.signal(queue);
@@ -148,30 +172,91 @@ impl Registers {
         self.doorbells.set(doorbell, eventfd)
     }
 
-    /// Disconnects everything of the frontend's: kicks and doorbells.
+    /// Shows the driver a frontend, whose kicks and doorbells are connected from
+    /// now on, in its epoch.
+    pub(crate) fn frontend_came(&mut self, epoch: Epoch) {
+        self.frontend = Some(epoch);
+        self.set_frontend_up(true);
+    }
+
+    /// Whether kicks or doorbells of a frontend's are connected, or may be.
+    pub(crate) fn has_frontend(&self) -> bool {
+        self.frontend.is_some()
+    }
+
+    /// The guest has taken its backend down: its frontend goes.
+    pub(super) fn backend_down(&mut self) -> Effect {
+        let lost = self.frontend_up() && self.lose(Fault::BackendDown);
+        match lost {
+            true => Effect::Lost,
+            false => Effect::Look,
+        }
+    }
+
+    /// The frontend has to go, or none can come: the device is out of order
+    /// ([`set_needs_reset`](Self::set_needs_reset)). Whoever serves the frontend
+    /// does the rest, and tells why. Tells whether this is new.
+    pub(crate) fn lose(&mut self, fault: Fault) -> bool {
+        // The first reason is the one that counts.
+        self.loss.get_or_insert(fault);
+        self.set_needs_reset()
+    }
+
+    /// Why the frontend has to go, if that was not told yet.
+    pub(crate) fn take_loss(&mut self) -> Option<Fault> {
+        self.loss.take()
+    }
+
+    /// Disconnects kicks and doorbells of a frontend that is not of the epoch
+    /// `now`, until the time is over. Tells whether there are more.
     ///
     /// # Errors
     ///
-    /// A doorbell may still be live: the device is dead.
-    pub(crate) fn detach_frontend(&mut self) -> Result<(), ServiceError> {
-        self.interrupts.detach_kicks();
-        self.doorbells.clear().and(self.check_interrupts())
+    /// One may still be live: the device is dead.
+    pub(crate) fn detach_some(
+        &mut self,
+        now: Epoch,
+        until: Deadline,
+    ) -> Result<bool, ServiceError> {
+        if self.frontend.is_none_or(|epoch| epoch == now) {
+            return Ok(false);
+        }
+        loop {
+            let kicks = self.interrupts.detach_some_kicks();
+            self.check_interrupts()?;
+            if !(kicks.is_ok_and(|any| any) || self.doorbells.clear_some(until)?) {
+                self.frontend = None;
+                return Ok(false);
+            }
+            if until.is_over() {
+                return Ok(true);
+            }
+        }
     }
 
-    /// A part of a reset: takes some events' vectors, and what waits for them.
-    /// Tells whether there were any.
-    pub(crate) fn take_some_interrupts(&mut self, most: usize) -> bool {
-        self.interrupts.unmap_some(most)
+    /// Disconnects all kicks and doorbells that can be: the device is dead.
+    pub(crate) fn detach_all(&mut self) {
+        while let Ok(true) = self.interrupts.detach_some_kicks() {}
+        let _ = self.doorbells.clear();
     }
 
-    /// A part of a reset: disconnects some doorbells. Tells whether there were
-    /// any.
+    /// A part of a reset: takes events' vectors, and what waits for them, then
+    /// doorbells, until the time is over. Tells whether there are more.
     ///
     /// # Errors
     ///
-    /// A doorbell may still be live: the device is dead.
-    pub(crate) fn take_some_doorbells(&mut self, most: usize) -> Result<bool, ServiceError> {
-        self.doorbells.clear_some(most)
+    /// One may still be live: the device is dead.
+    pub(crate) fn reset_some(&mut self, until: Deadline) -> Result<bool, ServiceError> {
+        loop {
+            let any = self.interrupts.unmap_some();
+            self.check_interrupts()?;
+            if !(any || self.doorbells.clear_some(until)?) {
+                return Ok(false);
+            }
+            if until.is_over() {
+                return Ok(true);
+            }
+        }
     }
 
     /// Device reset, and the end of one that was asked for: all that virtio
@@ -185,6 +270,7 @@ impl Registers {
         self.device.reset();
         self.kick_select = 0;
         let outcome = self.doorbells.clear();
+        (self.frontend, self.loss) = (None, None);
         self.common.reset();
         outcome.and(self.check_interrupts())
     }

@@ -88,10 +88,10 @@ pub(crate) enum Written {
     /// The driver has set `DRIVER_OK`.
     DriverOk,
     /// A queue is enabled.
-    QueueEnabled(u16),
+    QueueEnabled,
     /// The reset of a queue, which ends with
     /// [`queue_reset_done`](CommonConfig::queue_reset_done).
-    QueueReset(u16),
+    QueueReset,
     /// A vector for configuration changes.
     ConfigVector(u16),
     /// A vector for a queue.
@@ -192,6 +192,18 @@ impl CommonConfig {
     pub(crate) fn enabled_queue(&self, index: u16) -> Option<QueueSetup> {
         let queue = self.queues.get(usize::from(index))?;
         (queue.enabled && !queue.resetting).then_some(queue.setup)
+    }
+
+    /// Queues whose reset the driver has asked for.
+    pub(crate) fn resetting_queues(&self) -> Vec<u16> {
+        let queues = (0..).zip(&self.queues);
+        let resetting = queues.filter(|(_, queue)| queue.resetting);
+        resetting.map(|(index, _)| index).collect()
+    }
+
+    /// Whether the driver has enabled a queue.
+    pub(crate) fn has_queues(&self) -> bool {
+        self.queues.iter().any(|queue| queue.enabled)
     }
 
     /// Which queue the queue registers mean.
@@ -337,7 +349,7 @@ impl CommonConfig {
             return Some(Written::Fault(RegisterFault::QueueAddress(index)));
         }
         queue.enabled = true;
-        Some(Written::QueueEnabled(index))
+        Some(Written::QueueEnabled)
     }
 
     fn write_queue_address(&mut self, offset: u64, length: usize, value: u64) {
@@ -359,13 +371,12 @@ impl CommonConfig {
 
     fn write_queue_reset(&mut self, value: u64) -> Option<Written> {
         let allowed = self.negotiated() & feature::RING_RESET != 0;
-        let index = self.queue_select;
-        let queue = self.queues.get_mut(usize::from(index))?;
+        let queue = self.queues.get_mut(usize::from(self.queue_select))?;
         if value != 1 || !allowed || !queue.enabled || queue.resetting {
             return None;
         }
         queue.resetting = true;
-        Some(Written::QueueReset(index))
+        Some(Written::QueueReset)
     }
 
     /// The device does not use queue `index` any more: ends the reset of the

@@ -9,6 +9,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use super::*;
+use crate::event_loop::deadline::Deadline;
 
 fn tables(files: &[TestFile; 2]) -> [Shared<'_>; 2] {
     let first = (region(0, MIB, 0), &files[0]);
@@ -52,7 +53,11 @@ fn a_change_of_an_epoch_that_is_over_takes_nothing_from_the_next() {
     bench.memory.settled(ticket, Outcome::Done).unwrap();
     assert_eq!(bench.vmm.mappings().len(), 1);
     // And the other way round: what is of this epoch is not older than it.
-    assert!(!bench.window.lock().detach_some(epoch, 16).unwrap());
+    assert!(!bench
+        .window
+        .lock()
+        .detach_some(epoch, Deadline::of_a_piece())
+        .unwrap());
     assert_eq!(bench.vmm.mappings().len(), 1);
 }
 
@@ -65,11 +70,13 @@ fn pieces_are_detached_a_few_at_a_time() {
         .collect();
     bench.replaced(&pages);
     let epoch = bench.epochs.raise();
-    for left in [5, 2, 0] {
-        assert!(bench.window.lock().detach_some(epoch, 3).unwrap());
+    for left in [7, 6, 5, 4, 3, 2, 1, 0] {
+        let some = bench.window.lock().detach_some(epoch, Deadline::passed());
+        assert!(some.unwrap());
         assert_eq!(bench.vmm.mappings().len(), left);
     }
-    assert!(!bench.window.lock().detach_some(epoch, 3).unwrap());
+    let none = bench.window.lock().detach_some(epoch, Deadline::passed());
+    assert!(!none.unwrap());
 }
 
 #[test]

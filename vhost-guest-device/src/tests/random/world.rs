@@ -54,8 +54,7 @@ impl World {
     pub(super) fn new(kind: Kind, civil: bool) -> Self {
         let iommu = Arc::new(Iommu::default());
         let translator = kind.translator.then(|| Arc::clone(&iommu) as _);
-        let mut rig = Rig::translated(translator, |builder| {
-            let mut builder = builder.asynchronous_reset(kind.asynchronous);
+        let mut rig = Rig::translated(translator, |mut builder| {
             if kind.migration {
                 builder = builder.migration(4096);
             }
@@ -117,8 +116,8 @@ impl World {
     fn may_say(&self, bytes: &[u8]) -> bool {
         let code = bytes.first().map_or(0, |code| usize::from(*code));
         let row = FRONTEND_ROWS.get(code.wrapping_sub(1));
-        let connection = self.rig.device.connection.as_ref();
-        row.zip(connection)
+        let server = self.rig.device.server();
+        row.zip(server.connection.as_ref())
             .is_some_and(|(row, connection)| row.gate.is_open(connection.session.context()))
     }
 
@@ -134,8 +133,7 @@ impl World {
             Step::Write(at, bytes) => rig.write(at, &bytes),
             Step::Configure(at, bytes) => rig.config_write(at, &bytes),
             Step::Ring(at) => {
-                let effect = rig.device.registers.bar_write(2, at, &[1]);
-                let _ = rig.device.apply(effect);
+                rig.device.shared.bar_write(2, at, &[1]);
             }
             Step::ResetQueue(queue, back) => {
                 rig.write(QUEUE_SELECT, &queue.to_le_bytes());
@@ -177,7 +175,7 @@ impl World {
     fn vmm(&mut self, step: Step) {
         let device = &mut self.rig.device;
         match step {
-            Step::Revoke => device.revoke(),
+            Step::Revoke => device.shared.revoke(),
             Step::ResetBus => {
                 self.rig.function_reset();
                 let vmm = &self.rig.vmm;
@@ -188,22 +186,27 @@ impl World {
             Step::Vector(vector, on) => {
                 let (address, data) = (0xFEE0_0000, vector.into());
                 let message = on.then_some(MsiMessage { address, data });
-                let failed = device.registers.set_vector(vector, message);
-                let _ = device.apply(failed);
+                device.shared.set_vector(vector, message);
             }
             Step::Pause(true) => device.pause(),
             Step::Pause(false) => device.resume(),
             Step::Snapshot => {
                 device.pause();
                 let snapshot = device.snapshot().unwrap();
-                device.registers.parse(&snapshot).map(drop).unwrap();
+                device
+                    .shared
+                    .registers
+                    .lock()
+                    .parse(&snapshot)
+                    .map(drop)
+                    .unwrap();
                 self.snapshot = Some(snapshot);
             }
             Step::GoBack => self.go_back(),
             // Time stands still in a pause.
-            Step::Late(_) if device.is_paused() => {}
-            Step::Late(true) => device.reply_limit.pass(),
-            Step::Late(false) => device.memory_limit.pass(),
+            Step::Late(_) if device.server().is_paused() => {}
+            Step::Late(true) => device.server().reply_limit.pass(),
+            Step::Late(false) => device.server().memory_limit.pass(),
             Step::Unmap(away) => self.iommu.unmapped.store(away, Ordering::Relaxed),
             Step::Fail(n, kind) => self.rig.vmm.fail_nth(n.into(), kind),
             _ => self.rig.run(),
@@ -287,11 +290,11 @@ impl World {
 
     pub(super) fn step(&mut self, step: Step) {
         match step {
-            Step::Connect(true) if self.rig.device.connection.is_some() => {}
+            Step::Connect(true) if self.rig.device.server().connection.is_some() => {}
             Step::Connect(true) => {
                 // A driver that does its work, so that most of the rest
                 // happens while somebody is connected.
-                if self.rig.device.registers.needs_reset() {
+                if self.rig.device.shared.registers.lock().needs_reset() {
                     self.frontends.clear();
                     self.iommu.unmapped.store(false, Ordering::Relaxed);
                     self.rig.initialise();
@@ -377,7 +380,7 @@ impl World {
             Step::ChannelHangUp => self.channel = None,
             Step::Truncate(file) => {
                 self.files[usize::from(file)].set_len(0).unwrap();
-                let _ = self.rig.device.withdraw(Missing::Truncated);
+                let _ = self.rig.device.shared.withdraw(Missing::Truncated);
                 self.new_file();
                 self.files.swap_remove(file.into());
             }
@@ -392,24 +395,28 @@ impl World {
         let vmm = &self.rig.vmm;
         if vmm.calls().contains(&Call::Dead) {
             // What did not come off is there until it does.
-            assert!(self.rig.device.connection.is_none());
+            let server = self.rig.device.server();
+            assert!(server.connection.is_none() || server.is_paused());
             return;
         }
-        if self.rig.device.is_paused() {
+        if self.rig.device.server().is_paused() {
             assert!(vmm.armed().is_empty(), "{:?}", vmm.armed());
-            if self.rig.device.registers.reset_pending() {
+            if self.rig.device.shared.registers.lock().reset_pending() {
                 return;
             }
         }
-        assert!(!self.rig.device.registers.reset_pending());
-        if self.rig.device.connection.is_some() {
-            assert!(self.rig.device.registers.is_running());
+        assert!(!self.rig.device.shared.registers.lock().reset_pending());
+        if self.rig.device.server().connection.is_some() {
+            // What was revoked in a pause is closed after it.
+            let registers = self.rig.device.shared.registers.lock();
+            let later = self.rig.device.server().is_paused() && registers.needs_reset();
+            assert!(registers.is_running() || later);
             return;
         }
         // The device's own queues and configuration changes are left.
         assert!(vmm.doorbells().len() <= 6, "{:x?}", vmm.doorbells());
         assert!(vmm.armed().len() <= 7, "{:?}", vmm.armed());
-        let stays = self.rig.device.registers.needs_reset();
+        let stays = self.rig.device.shared.registers.lock().needs_reset();
         assert!(stays || vmm.mappings().is_empty());
     }
 
@@ -419,18 +426,22 @@ impl World {
         let (device, vmm) = (&self.rig.device, &self.rig.vmm);
         let mapped: u64 = vmm.mappings().iter().map(|(_, _, length)| length).sum();
         assert_eq!(
-            device.window.lock().attached_bytes(),
+            device.shared.window.lock().attached_bytes(),
             mapped,
             "the books are wrong"
         );
         let vrings = usize::from(VRINGS);
         assert!(vmm.doorbells().len() <= 6 + 2 * vrings + 1);
         assert!(vmm.armed().len() <= 7 + vrings);
-        if let Some(connection) = &device.connection {
+        if let Some(connection) = &device.server().connection {
             assert!(connection.replies.len() <= 64);
             assert!(connection.channel_replies.len() <= 64);
         }
-        assert!(device.pump.as_ref().is_none_or(|pump| pump.busy() <= 4));
+        assert!(device
+            .server()
+            .pump
+            .as_ref()
+            .is_none_or(|pump| pump.busy() <= 4));
     }
 
     /// The device is unplugged: nothing of anybody's is left.

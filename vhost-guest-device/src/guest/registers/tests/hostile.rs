@@ -149,20 +149,24 @@ impl World {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Reset | Effect::FunctionReset => {
+                Effect::Reset => {
                     let outcome = self.guest.registers.reset();
                     self.frontend_gone();
                     self.promised(outcome);
                 }
                 Effect::BarMoves(moves) => moves.into_iter().for_each(|moved| self.moved(moved)),
-                Effect::InterruptsFailed(_) => assert!(self.failed),
+                Effect::Interrupts => {
+                    let failures = self.guest.registers.sync_all_interrupts();
+                    assert!(failures.is_empty() || self.failed);
+                }
+                Effect::NotArmed(_) => assert!(self.failed),
                 _ => {}
             }
         }
     }
 
     fn moved(&mut self, moved: BarMove) {
-        let outcome = self.guest.registers.bar_moved(moved.bar, moved.address);
+        let outcome = self.guest.registers.moved(moved.bar, moved.address);
         assert!(outcome.is_ok() || self.failed);
         let address = moved.address.filter(|_| outcome.is_ok());
         match moved.bar {

@@ -191,7 +191,7 @@ fn takes_the_setup_of_a_queue() {
     assert_eq!(driver.common.enabled_queue(2), None);
     assert!(matches!(
         driver.set_up_queue(2),
-        Some(Written::QueueEnabled(2))
+        Some(Written::QueueEnabled)
     ));
     let setup = QueueSetup {
         size: 64,
@@ -308,7 +308,7 @@ fn resets_one_queue() {
     assert!(driver.write(0x3A, 2, 0).is_none());
     assert!(matches!(
         driver.write(0x3A, 2, 1),
-        Some(Written::QueueReset(1))
+        Some(Written::QueueReset)
     ));
     assert!(driver.write(0x3A, 2, 1).is_none());
     assert_eq!((driver.read(0x3A, 2), driver.read(0x1C, 2)), (1, 1));

@@ -12,60 +12,60 @@ use std::os::fd::AsFd;
 
 use vm_memory::GuestAddressSpace;
 
-use super::Device;
+use super::Server;
 use crate::event_loop::poller::Token;
+use crate::guest::snapshot::SnapshotError;
+use crate::shared::Shared;
 
-impl<M: GuestAddressSpace> Device<M> {
+impl<M: GuestAddressSpace> Server<M> {
     /// Whether the device stands still.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
     }
 
     /// Stands still until [`resume`](Self::resume). Idempotent.
-    pub(crate) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self, shared: &Shared) {
         if self.paused {
             return;
         }
         self.paused = true;
         self.reply_limit.pause();
         self.memory_limit.pause();
-        self.unwatch_all();
-        let failed = self.registers.set_paused(true);
-        let _ = self.apply(failed);
+        self.unwatch_all(shared);
+        shared.pause_interrupts(true);
     }
 
     /// Goes on where the pause began: what came meanwhile is there. Idempotent.
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self, shared: &Shared) {
         if !self.paused {
             return;
         }
         self.paused = false;
-        let failed = self.registers.set_paused(false);
-        let _ = self.apply(failed);
+        shared.pause_interrupts(false);
         self.reply_limit.resume();
         self.memory_limit.resume();
         // What is in the poller's set already cannot be missing.
-        if let Err(error) = self.watch_own() {
-            self.die(error);
+        if let Err(error) = self.watch_own(shared) {
+            shared.die(error);
         }
         if let Some(changes) = self.memory.changes() {
             self.poller.unmute(Token::Memory, changes);
         }
-        self.open_restored_queues();
-        // Sockets are waited for from the next turn on.
-        self.wake();
+        // Sockets are waited for from the next turn on, which opens queues that
+        // were restored: the guest's memory is there, and translates.
+        shared.wake();
     }
 
     /// Waits for nothing but to be woken. It is not enough to ignore what is
     /// ready: a VMM's event loop would be told of it for ever.
-    fn unwatch_all(&mut self) {
+    fn unwatch_all(&mut self, shared: &Shared) {
         let poller = &mut self.poller;
         poller.mute(Token::Timer, self.listener.timer());
         poller.mute(Token::Listener, self.listener.as_fd());
         if let Some(changes) = self.memory.changes() {
             poller.mute(Token::Memory, changes);
         }
-        for (queue, eventfd) in (0..).zip(self.registers.queue_eventfds()) {
+        for (queue, eventfd) in (0..).zip(shared.registers.lock().queue_eventfds()) {
             poller.mute(Token::Queue(queue), eventfd.as_fd());
         }
         let limits = [
@@ -83,5 +83,24 @@ impl<M: GuestAddressSpace> Device<M> {
                 poller.unwatch(Token::Channel, channel);
             }
         }
+    }
+
+    /// The paused device as bytes.
+    pub(crate) fn snapshot(&mut self, shared: &Shared) -> Result<Vec<u8>, SnapshotError> {
+        if !self.paused {
+            return Err(SnapshotError::NotPaused);
+        }
+        self.close_queues(shared);
+        let position = |queue| {
+            let unopened = self.unopened.get(&queue).copied();
+            unopened.or(self.queues.position(queue)).unwrap_or_default()
+        };
+        let bytes = shared.registers.lock().save(position);
+        Ok(bytes)
+    }
+
+    /// Queues were restored that are so far, to be opened when the pause is over.
+    pub(crate) fn restored(&mut self, positions: Vec<(u16, u16)>) {
+        self.unopened = (0..).zip(positions).collect();
     }
 }

@@ -9,15 +9,17 @@ use std::io;
 
 use vm_memory::GuestAddressSpace;
 
-use super::Device;
+use super::Server;
 use crate::connection::Connection;
 use crate::error::GuestFault;
 use crate::event_loop::poller::{Interest, Ready, Token};
+use crate::shared::Shared;
+use crate::vmm::statistics::{Counter, Counters};
 
 /// What the memory limit waits for: there is only one thing.
 const MEMORY: u64 = 0;
 
-impl<M: GuestAddressSpace> Device<M> {
+impl<M: GuestAddressSpace> Server<M> {
     /// Waits for the time limits, if there are any.
     pub(super) fn watch_limits(&mut self) -> io::Result<()> {
         let limits = [
@@ -32,38 +34,38 @@ impl<M: GuestAddressSpace> Device<M> {
         Ok(())
     }
 
+    /// Lets time run while a frontend is gone whose memory is still there.
+    pub(super) fn limit_orphaned_memory(&mut self, shared: &Shared) {
+        let orphaned = self.connection.is_none() && !shared.window.lock().is_empty();
+        self.memory_limit.run(orphaned, MEMORY);
+    }
+
     /// Looks whether time is up, after everything that was there has been
     /// taken note of.
-    pub(super) fn check_limits(&mut self, ready: &[Ready]) {
+    pub(super) fn check_limits(&mut self, shared: &Shared, ready: &[Ready]) {
+        self.limit_orphaned_memory(shared);
         let rang = |token| ready.iter().any(|event| event.token == token);
         if rang(Token::MemoryLimit) && self.memory_limit.is_over(MEMORY) {
-            self.journal.warn(format_args!(
+            shared.journal.warn(format_args!(
                 "guest: did not reset in time, memory is taken"
             ));
-            if let Err(error) = self.revoke_memory() {
-                self.die(io::Error::other(error));
-            }
+            shared.revoke();
         }
-        let progress = self.progress();
+        let progress = progress(&shared.counters);
         let over = rang(Token::ReplyLimit) && self.reply_limit.is_over(progress);
         let connection = self.connection.as_ref();
         if over && connection.is_some_and(Connection::is_kept_waiting) {
-            self.fail(GuestFault::Late.into());
+            self.fail(shared, GuestFault::Late.into());
         }
         let connection = self.connection.as_ref();
         let may_wait = connection.is_some_and(Connection::may_wait_for_guest);
         self.reply_limit.run(may_wait, progress);
     }
+}
 
-    /// Moves whenever the guest has answered something.
-    fn progress(&self) -> u64 {
-        let done = &self.statistics;
-        let counts = [done.replies, done.own_messages, done.state_bytes];
-        counts.into_iter().fold(0, u64::wrapping_add)
-    }
-
-    /// A frontend is gone, and its memory is still there.
-    pub(super) fn limit_orphaned_memory(&mut self, orphaned: bool) {
-        self.memory_limit.run(orphaned, MEMORY);
-    }
+/// Moves whenever the guest has answered something.
+fn progress(done: &Counters) -> u64 {
+    let counts = [&done.replies, &done.own_messages, &done.state_bytes];
+    let counts = counts.map(Counter::read);
+    counts.into_iter().fold(0, u64::wrapping_add)
 }
