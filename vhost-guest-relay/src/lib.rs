@@ -57,6 +57,7 @@ mod transfer;
 
 pub use device::Device;
 pub use error::Failure;
+pub use options::device_type;
 pub use peer::{Listener, Peer};
 pub use program::main;
 pub use service::Service;

@@ -121,7 +121,11 @@ impl Request {
                     put(&mut drafts, |draft| &mut draft.socket, socket);
                 }
                 "--type" => {
-                    let number = device_type(&value()?)?;
+                    let named = value()?;
+                    let named = named.to_string_lossy();
+                    let unknown =
+                        || Failure::Usage(format!("--type {named}: not a type of device"));
+                    let number = device_type(&named).ok_or_else(unknown)?;
                     put(&mut drafts, |draft| &mut draft.device_type, number);
                 }
                 "--listen" => put(&mut drafts, |draft| &mut draft.listen, ()),
@@ -186,14 +190,11 @@ fn check(links: Vec<Link>) -> Result<Vec<Link>, Failure> {
     Ok(links)
 }
 
-fn device_type(value: &OsString) -> Result<u16, Failure> {
-    let value = value.to_string_lossy();
-    let named = TYPES.iter().find(|(name, _)| *name == value);
-    let number = || value.parse().ok().filter(|number| *number != 0);
-    named
-        .map(|(_, number)| *number)
-        .or_else(number)
-        .ok_or_else(|| Failure::Usage(format!("--type {value}: not a type of device")))
+/// The virtio device type that `--type` names, by name or by number.
+pub fn device_type(name: &str) -> Option<u16> {
+    let named = TYPES.iter().find(|(known, _)| *known == name);
+    let number = || name.parse().ok().filter(|number| *number != 0);
+    named.map(|(_, number)| *number).or_else(number)
 }
 
 #[cfg(test)]
