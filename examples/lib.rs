@@ -3,9 +3,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The code of the examples, so that it is tested: a small VMM on KVM, one
-//! without, and a vfio-user server, around vhost-guest devices.
+//! without, a vfio-user server, and a whole chain with the relay, around vhost-guest
+//! devices.
 
 pub mod backend;
+pub mod chain;
 pub mod cycles;
 pub mod disk;
 #[cfg(target_arch = "x86_64")]

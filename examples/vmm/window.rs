@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
+use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::mm::{madvise, mmap, munmap, Advice, MapFlags, ProtFlags};
 use vhost_guest_driver::Pieces;
 use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper};
@@ -98,9 +99,9 @@ impl Slots {
         }
     }
 
-    /// Maps a dirty log, if it is called as QEMU's is, privately from now on:
-    /// what the guest marks there does not reach the frontend. It is a
-    /// control for tests of migration.
+    /// Maps a dirty log, if it is called as QEMU's is, privately from now on, and
+    /// keeps another file for it: what the guest marks there does not reach the
+    /// frontend. It is a control for tests of migration.
     pub fn lose_dirty_log(&self) {
         self.loses_dirty_log.store(true, Ordering::Relaxed);
     }
@@ -178,6 +179,13 @@ fn is_dirty_log(fd: BorrowedFd<'_>) -> bool {
     name.to_string_lossy().starts_with("/memfd:vhost-log")
 }
 
+/// A file of this length in place of the frontend's.
+fn another(length: u64) -> io::Result<OwnedFd> {
+    let file = memfd_create("lost-log", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, length)?;
+    Ok(file)
+}
+
 impl SharedMemoryMapper for Slots {
     fn open(&self, fd: BorrowedFd<'_>, fd_offset: u64, length: u64) -> io::Result<RangeId> {
         let lost = self.loses_dirty_log.load(Ordering::Relaxed) && is_dirty_log(fd);
@@ -187,6 +195,7 @@ impl SharedMemoryMapper for Slots {
         };
         let mapping = Arc::new(Mapping::new(fd, fd_offset, length, sharing)?);
         let file = match self.keeps_files.load(Ordering::Relaxed) {
+            true if lost => Some((another(length)?, 0)),
             true => Some((fd.try_clone_to_owned()?, fd_offset)),
             false => None,
         };
@@ -242,7 +251,6 @@ impl SharedMemoryMapper for Slots {
 mod tests {
     use std::os::fd::AsFd;
 
-    use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
     use vhost_guest_driver::Window;
 
     use super::*;
@@ -345,6 +353,7 @@ mod tests {
     fn loses_a_dirty_log_and_nothing_else() {
         let (slots, window) = machine();
         slots.lose_dirty_log();
+        slots.keep_files();
         let log = memfd_create("vhost-log", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&log, PAGE).unwrap();
         for (at, fd, expected) in [(0, log, 0), (PAGE, memfd(1), 7)] {
@@ -352,6 +361,10 @@ mod tests {
             slots.attach(range, at).unwrap();
             window.store_le(at, 7_u8).unwrap();
             assert_eq!(byte_of(&fd, 0), expected);
+            // Nor does what a backend stores that maps the file itself.
+            let kept = slots.file(at, PAGE).unwrap();
+            rustix::io::pwrite(kept, &[7], 1).unwrap();
+            assert_eq!(byte_of(&fd, 1), expected);
         }
     }
 

@@ -6,7 +6,6 @@
 //! emulated machine: frontend, device, relay, backend, and back.
 
 mod backends;
-mod node;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use vhost_guest_examples::chain::node::Node;
 use vhost_guest_examples::vmm::{Config, Machine};
 use vhost_guest_msg::{ProtocolFeatures, VringEnable};
 use vhost_guest_relay::{Peer, Service};
@@ -24,7 +24,6 @@ use vmm_sys_util::tempdir::TempDir;
 use crate::frontend::{Frontend, Request};
 use crate::vm::{Plan, Vm};
 use backends::{Backend, Release, RELEASES};
-use node::Node;
 
 /// What the backends offer.
 const PROTOCOL: ProtocolFeatures =
@@ -84,7 +83,7 @@ impl Chain {
         };
         let listener = UnixListener::bind(directory.as_path().join("frontend.sock")).unwrap();
         let machine = Machine::new(listener, &config).unwrap();
-        let node = Arc::new(Node::open(Arc::new(machine)));
+        let node = Arc::new(Node::open(Arc::new(machine)).unwrap());
         let (stop, stopped) = UnixStream::pair().unwrap();
         let log = Arc::new(Log::default());
         let peer = Peer::Connect(directory.as_path().join("backend.sock"));
