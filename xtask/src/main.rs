@@ -42,6 +42,7 @@ Commands:
   e2e module         Test the Linux driver, and serve a disk with it
   e2e relay          Put stock backends behind the relay, in a guest
   e2e net            Serve network cards from a guest, with DPDK's testpmd
+  e2e net-migrate    Live-migrate a VM with a network card of DPDK's testpmd
   frontend-guest     Make a guest for a VM whose device is to be tried
   fuzz [TARGET]      Run the fuzz targets, on the stable toolchain
   help               Print this

@@ -16,8 +16,11 @@ mod lab;
 mod migrate;
 mod module_lab;
 mod net_lab;
+mod net_migrate;
 mod pattern;
 mod relay_lab;
+mod steps;
+mod testpmd;
 mod vm;
 
 use crate::arguments::Arguments;
@@ -34,13 +37,14 @@ Usage: cargo xtask e2e TEST [OPTIONS]
 /// What a test is called, what its `--help` says, and what runs it.
 type Test = (&'static str, &'static str, fn(&mut Arguments) -> Result<()>);
 
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 7] = [
     ("qemu-blk", blk::HELP, blk::run),
     ("qemu-migrate", migrate::HELP, migrate::run),
     ("kvm-lab", kvm_lab::HELP, kvm_lab::run),
     ("module", module_lab::HELP, module_lab::run),
     ("relay", relay_lab::HELP, relay_lab::run),
     ("net", net_lab::HELP, net_lab::run),
+    ("net-migrate", net_migrate::HELP, net_migrate::run),
 ];
 
 /// What the tests are called.

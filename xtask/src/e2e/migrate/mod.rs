@@ -9,8 +9,9 @@
 //! buffer that is in its memory, and so on the target, before the device
 //! writes other data into it. Nothing but the dirty log tells QEMU that.
 
+mod migration;
 mod progress;
-mod qmp;
+pub mod qmp;
 
 use std::fs;
 use std::io;
@@ -32,12 +33,10 @@ use crate::process::output;
 use crate::workspace;
 
 use progress::{put_numbered, Progress};
-use qmp::{member, Qmp};
+use qmp::Qmp;
 
 /// How long each VM may take; it takes a few seconds.
 const VM_LIMIT: Duration = Duration::from_secs(240);
-/// How long one migration may take.
-const MIGRATION_LIMIT: Duration = Duration::from_secs(120);
 const QUEUES: u16 = 2;
 /// The disk: four parts of this size, which the reader holds. The writers have
 /// the first one.
@@ -45,15 +44,6 @@ const HELD: usize = 8 << 20;
 const PARTS: usize = 4;
 /// Blocks that each writer must have written where it arrives.
 const BLOCKS: usize = 20;
-/// A migration ends once what is left to be sent takes less than a millisecond.
-const START: &str = "\"downtime-limit\":1,\"max-bandwidth\":33554432";
-/// That is less than a page, now, so that it never ends: not even on a machine
-/// that is so busy that the guest does not get to dirty many.
-const HOLD: &str = "\"max-bandwidth\":3145728";
-/// It ends soon.
-const END: &str = "\"downtime-limit\":2000,\"max-bandwidth\":1073741824";
-/// The first pass over the memory is nearly done when so much is left of it.
-const NEARLY: usize = 8 << 20;
 /// The logs of a run: the backends', and the console of each VM.
 const LOGS: [&str; 5] = ["backend-a", "backend-b", "vm-0", "vm-1", "vm-2"];
 
@@ -272,11 +262,11 @@ impl Bench {
             io::copy(&mut stream, &mut io::sink())
         };
         let swallowing = thread::spawn(swallow);
-        guest.start_migration(&self.stream())?;
+        guest.qmp.start_migration(&self.stream())?;
         guest.progress.restart();
         guest.go_on()?;
         guest.qmp.execute("migrate_cancel", "")?;
-        guest.wait_for_status("cancelled")?;
+        guest.qmp.wait_for_migration("cancelled")?;
         let swallowed = swallowing.join();
         if !swallowed.is_ok_and(|bytes| bytes.is_ok_and(|bytes| bytes > 0)) {
             return Err("nothing was migrated".into());
@@ -293,11 +283,10 @@ impl Bench {
         guest.expect("prepared")?;
         let number = guest.number + 1;
         let (vm, qmp) = self.start_vm(number, backend, true)?;
-        guest.start_migration(&self.stream())?;
+        guest.qmp.start_migration(&self.stream())?;
         guest.vm.tell("read")?;
         guest.expect("read")?;
-        guest.qmp.execute("migrate-set-parameters", END)?;
-        guest.wait_for_status("completed")?;
+        guest.qmp.end_migration()?;
 
         guest.qmp.execute("quit", "")?;
         let mut progress = guest.progress;
@@ -397,47 +386,6 @@ impl Guest {
             self.expect("flushed ")?;
         }
         Ok(())
-    }
-
-    /// Starts a migration, which goes on until it is told to end; returns
-    /// when all memory has been sent once.
-    fn start_migration(&mut self, to: &str) -> Result<()> {
-        let number = |state: &str, name| member(state, name).and_then(|n| n.parse().ok());
-        // One is in the beginning.
-        let passed = move |state: &str| number(state, "dirty-sync-count") > Some(1);
-        self.qmp.execute("migrate-set-parameters", START)?;
-        self.qmp.execute("migrate", &format!("\"uri\":\"{to}\""))?;
-        self.wait(|state| {
-            let left = number(state, "remaining");
-            passed(state) || left.is_some_and(|left| left < NEARLY)
-        })?;
-        self.qmp.execute("migrate-set-parameters", HOLD)?;
-        self.wait(passed)?;
-        let state = self.qmp.execute("query-migrate", "")?;
-        match member(&state, "status") {
-            Some("active") => Ok(()),
-            _ => Err(format!("the migration ended too early: {}", state.trim_end()).into()),
-        }
-    }
-
-    fn wait_for_status(&mut self, wanted: &str) -> Result<()> {
-        self.wait(|state| member(state, "status") == Some(wanted))
-    }
-
-    /// Waits for a state of the migration.
-    fn wait(&mut self, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        let deadline = Instant::now() + MIGRATION_LIMIT;
-        loop {
-            let state = self.qmp.execute("query-migrate", "")?;
-            if wanted(&state) {
-                return Ok(());
-            }
-            let failed = member(&state, "status") == Some("failed");
-            if failed || Instant::now() >= deadline {
-                return Err(format!("the migration comes to nothing: {}", state.trim_end()).into());
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
     }
 }
 

@@ -4,24 +4,17 @@
 
 //! `cargo xtask e2e net`: network cards that DPDK serves, on an emulated KVM host.
 
-mod steps;
-mod testpmd;
-
 use std::fmt::Display;
-use std::path::Path;
-use std::process::Command;
 
 use super::lab::counts::Counts;
 use super::lab::root::{self, Root};
 use super::lab::Lab;
 use super::module_lab::build;
+use super::steps::{self, Steps, Way};
+use super::testpmd::Testpmd;
 use crate::arguments::Arguments;
 use crate::documented::{Documented, BACKENDS};
 use crate::error::Result;
-use crate::process::run as run_command;
-use crate::workspace;
-use steps::{Steps, Way};
-use testpmd::Testpmd;
 
 pub const HELP: &str = "\
 Boots an emulated host with KVM. On it, two stock QEMUs have network cards
@@ -36,31 +29,23 @@ Usage: cargo xtask e2e net [OPTIONS]
 
 Options:
   --only WAY       control or guest (default: both)
-  --migration      Migrate one of the VMs, too. Mostly the emulated host stands still
-                   then, on either way, and the test ends when its time is over
 
 Logs and consoles are kept in target/e2e/.
 ";
 
 /// What a guest loads for a network card, besides the modules of a disk.
-const NET_MODULES: [&str; 3] = ["failover", "net_failover", "virtio_net"];
+pub const NET_MODULES: [&str; 3] = ["failover", "net_failover", "virtio_net"];
 
 /// Larger than the frames of a network in which nobody has said anything, and than
 /// what testpmd has in one buffer.
 const MTU: u32 = 4000;
 
 pub fn run(arguments: &mut Arguments) -> Result<()> {
-    let only: Option<Way> = arguments.option("--only")?;
-    let migration = if arguments.flag("--migration") {
-        "yes"
-    } else {
-        ""
-    };
+    let ways = steps::ways(arguments, ["control", "guest"])?;
     arguments.finish()?;
-    let ways = only.map_or(Way::ALL.to_vec(), |way| vec![way]);
     let lab = Lab::new("net")?;
-    let root = make_root(&lab, &ways, migration)?;
-    let (mut counts, mut steps) = (Counts::default(), Steps::default());
+    let root = make_root(&lab, &ways)?;
+    let (mut counts, mut steps) = (Counts::default(), Steps::new(&ways));
     lab.run(root, |line| {
         if counts.take(line) {
             return Ok(());
@@ -77,22 +62,18 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         println!("          {fact}");
         Ok(())
     })?;
-    print!("{}", steps.table(&ways)?);
+    print!("{}", steps.table()?);
     Ok(())
 }
 
-fn make_root(lab: &Lab, ways: &[Way], migration: &str) -> Result<Root> {
+fn make_root(lab: &Lab, ways: &[Way]) -> Result<Root> {
     let testpmd = Testpmd::find()?;
     let built = build::build(&lab.host, &lab.directory("linux"))?;
     let relay = lab.build_relay()?;
-    let listener = lab.directory("rarp_listen");
-    build_listener(&listener)?;
-    lab.say("the driver, the relay and what listens to RARP are built");
+    lab.say("the driver and the relay are built");
     let [kvm] = lab.build_examples(["kvm"])?;
-    let ways: Vec<_> = ways.iter().map(|way| way.name()).collect();
     let ways = format!("'{}'", ways.join(" "));
-    let settings: [(_, &dyn Display); 3] =
-        [("WAYS", &ways), ("MTU", &MTU), ("MIGRATION", &migration)];
+    let settings: [(_, &dyn Display); 2] = [("WAYS", &ways), ("MTU", &MTU)];
     let start = include_str!("guest/testpmd.sh");
     let script = [&documented_card()?, start, include_str!("guest/host.sh")].concat();
     let root = lab.root(&script, &settings)?;
@@ -110,20 +91,9 @@ fn make_root(lab: &Lab, ways: &[Way], migration: &str) -> Result<Root> {
     let mut modules = lab.host.modules.clone();
     modules.extend(lab.host.find_modules(&NET_MODULES)?);
     let role = include_str!("guest/peer.sh");
-    let programs = [("rarp_listen", &*listener)];
-    let initramfs = root::initramfs(&lab.host, &modules, role, &programs)?;
+    let initramfs = root::initramfs(&lab.host, &modules, role, &[])?;
     root.write("lab/frontend.initramfs", &initramfs)?;
     Ok(root)
-}
-
-fn build_listener(program: &Path) -> Result<()> {
-    let source = workspace::root().join("xtask/src/e2e/net_lab/guest/rarp_listen.c");
-    run_command(
-        Command::new("gcc")
-            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
-            .arg(program)
-            .arg(source),
-    )
 }
 
 /// A guest got frames through both pairs of queues.

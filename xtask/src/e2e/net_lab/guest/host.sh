@@ -17,8 +17,7 @@ start_backend() {
         rm -f card?.sock
         politely kvm --kernel /lab/vmlinuz --initramfs /lab/backend.initramfs --memory 384M --cmdline quiet \
             --vhost-guest socket=card0.sock,queues=4 \
-            --vhost-guest socket=card1.sock,queues=4 \
-            --vhost-guest socket=card2.sock,queues=4 <>backend.in >>backend.log 2>&1 &
+            --vhost-guest socket=card1.sock,queues=4 <>backend.in >>backend.log 2>&1 &
         backend=$!
         ;;
     esac
@@ -27,7 +26,7 @@ start_backend() {
 
 # connected: there is a backend for each card.
 connected() {
-    for number in 0 1 2; do
+    for number in 0 1; do
         case $way in
         control) await_socket card$number.sock $backend ;;
         guest) await backend "a backend is connected" $PATIENCE $backend ;;
@@ -35,17 +34,12 @@ connected() {
     done
 }
 
-# tell_testpmd TEXT: something that testpmd has no answer to.
-tell_testpmd() {
+# testpmd COMMAND ANSWER
+testpmd() {
     case $way in
     control) echo "$1" >testpmd.in ;;
     guest) echo "testpmd $1" >backend.in ;;
     esac
-}
-
-# testpmd COMMAND ANSWER
-testpmd() {
-    tell_testpmd "$1"
     await backend "$2" $PATIENCE $backend
 }
 
@@ -189,57 +183,13 @@ change_port() {
     forward
 }
 
-# migrate: the next VM has a card of its own, which takes the first one's place as a
-# network does it. Who is there learns of it by RARP.
-migrate() {
-    source=$frontend
-    source_monitor=$frontend_monitor
-    start_card frontend 2 1 -incoming unix:migration.sock
-    await_socket migration.sock $frontend
-    monitor source "migrate_set_parameter max-bandwidth 500m"
-    # However busy the emulated processor is.
-    monitor source "migrate_set_parameter downtime-limit 20000"
-    monitor source "migrate unix:migration.sock"
-    monitor source "info migrate"
-    clock
-    deadline=$((now + PATIENCE))
-    until grep -q 'Migration status: completed' $source_monitor.log; do
-        grep -q 'Migration status: failed' $source_monitor.log && fail "QEMU has not migrated the VM"
-        clock
-        [ "$now" -lt $deadline ] || fail "the migration has not ended: $(tail -n 20 $source_monitor.log)"
-        nap
-    done
-    testpmd stop "Done."
-    tell_testpmd "set portlist 2,1"
-    forward
-    hear peer rarp
-    [ "$line" = "52:54:00:00:00:01" ] || fail "RARP for $line"
-    monitor source quit
-    wait $source || fail "the QEMU that was left: $?"
-}
-
-# go_away: only if that was asked for. The emulated host stands still more often than
-# not when the third VM has started, in the control, too.
-go_away() {
-    migrated="live migration, with RARP"
-    goes_on="and the migrated VM goes on"
-    if [ -z "$MIGRATION" ]; then
-        say "step $way untried: $migrated"
-        say "step $way untried: $goes_on"
-        return
-    fi
-    migrate
-    step "$migrated"
-    quietly "$goes_on" ping_through 56
-}
-
 # walk WAY: all that a network card has to do.
 walk() {
     way=$1
     clock
     last=$now
     start_backend
-    step "testpmd has three cards"
+    step "testpmd has two cards"
     start_card frontend 0 1
     start_card peer 1 2
     hear frontend ready
@@ -261,7 +211,6 @@ walk() {
     quietly "frontend killed, and another one" ping_through 56
     restart
     quietly "testpmd killed, and another one" ping_through 56
-    go_away
     kill -9 $frontend $peer
     wait $frontend $peer
     case $way in

@@ -57,7 +57,6 @@ ip address add 10.9.0.$own/24 dev eth0
 ip link set eth0 up || fail "no eth0"
 dd if=/dev/urandom of=/data bs=1M count=16 2>/dev/null
 sent=$(sha256sum </data)
-rarp_listen eth0 &
 
 stty -echo </dev/console
 say "ready"

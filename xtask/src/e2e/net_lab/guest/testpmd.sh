@@ -19,8 +19,8 @@ politely() {
     exec sh -c 'renice -n 10 -p $$ >/dev/null; exec "$@"' sh "$@"
 }
 
-# start_testpmd INPUT: three network cards, with the sockets card0.sock, …. What one
-# of the first two sends goes to the other, once it is told to start. It does not
+# start_testpmd INPUT: two network cards, with the sockets card0.sock and card1.sock. What
+# one sends goes to the other, once it is told to start. It does not
 # replace the sockets of one that was killed.
 start_testpmd() {
     rm -f card?.sock
@@ -30,7 +30,6 @@ start_testpmd() {
         -d /lab/librte_mempool_ring.so -d /lab/librte_net_vhost.so \
         --vdev "net_vhost0,iface=card0.sock,$card" \
         --vdev "net_vhost1,iface=card1.sock,$card" \
-        --vdev "net_vhost2,iface=card2.sock,$card" \
         -- --interactive --portmask=0x3 --nb-cores=1 --rxq=2 --txq=2 --total-num-mbufs=4096 \
         --disable-link-check <>"$1" &
     testpmd=$!

@@ -6,10 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use super::super::host::missing;
+use super::host::missing;
 use crate::error::Result;
-use crate::process::find;
+use crate::process::{dying_with_us, find};
 
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu/dpdk";
 /// What makes it answer line by line (coreutils has it for its `stdbuf`).
@@ -38,9 +39,37 @@ impl Testpmd {
             (program, drivers) => {
                 let found = drivers.iter().map(Option::is_some);
                 let drivers = DRIVERS.iter().map(|(_, package)| *package).zip(found);
-                Err(missing(std::iter::once(("dpdk", program.is_some())).chain(drivers)).into())
+                Err(missing(std::iter::once(("dpdk-dev", program.is_some())).chain(drivers)).into())
             }
         }
+    }
+
+    /// Runs it on this machine, with a card for each of the sockets, on which it
+    /// listens. What the first one sends goes to the second one, and back, once it is
+    /// told to start.
+    pub fn command(&self, sockets: &[PathBuf]) -> Command {
+        let mut command = dying_with_us("nice");
+        // It polls, and so it can wait for everybody else.
+        command.args(["-n", "10"]).arg(&self.program);
+        command.args(["--no-huge", "-m", "64", "--no-pci", "--no-telemetry"]);
+        command.arg(format!("--file-prefix=e2e-{}", std::process::id()));
+        command.args(["--lcores", "0@0,1@0"]);
+        for driver in &self.drivers {
+            command.arg("-d").arg(driver);
+        }
+        for (number, socket) in sockets.iter().enumerate() {
+            let socket = socket.display();
+            command.arg("--vdev").arg(format!(
+                "net_vhost{number},iface={socket},queues=2,tso=1,legacy-ol-flags=1"
+            ));
+        }
+        // What has come before it starts is forwarded, too: a card says only once
+        // where it is now.
+        command.args(["--", "--interactive", "--no-flush-rx", "--portmask=0x3"]);
+        command.args(["--nb-cores=1", "--rxq=2", "--txq=2"]);
+        command.args(["--total-num-mbufs=4096", "--disable-link-check"]);
+        command.stdin(Stdio::piped());
+        command
     }
 
     /// What is to be in a machine that runs it, by name.
