@@ -40,7 +40,8 @@ Usage: loopback [OPTIONS]
   --lose-dirty-log      keep what the guest marks in QEMU's dirty log from QEMU:
                         a VM that is migrated gets stale memory, to see a test
                         fail
-  --seconds N           length of the workload (default: 5)
+  --seconds N           length of the workload (default: 5); not with --listen, as
+                        the next two
   --requests N          length of the workload in requests instead
   --seed N              seed of the workload (default: 1)
   --help                this text
@@ -116,8 +117,13 @@ impl Options {
     pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
         let mut options = Self::default();
         let mut arguments = Arguments { rest: arguments };
+        // Options of the workload.
+        let mut workload = Vec::new();
         while let Some(argument) = arguments.rest.next() {
             let name = argument.to_string_lossy();
+            if matches!(&*name, "--seconds" | "--requests" | "--seed") {
+                workload.push(name.to_string());
+            }
             match &*name {
                 "--help" | "-h" => options.help = true,
                 "--disk" => options.image = Some(arguments.value(&name)?.into()),
@@ -152,6 +158,7 @@ impl Options {
         if options.listen && options.socket.is_none() {
             return Err(Failure::Usage("--listen needs --socket".into()));
         }
+        check_workload(&workload, options.listen)?;
         Ok(options)
     }
 
@@ -173,6 +180,18 @@ impl Options {
             arguments.extend([name.into(), number.to_string().into()]);
         }
         arguments
+    }
+}
+
+/// Options that would have no effect are a mistake.
+fn check_workload(names: &[String], listen: bool) -> Result<(), Failure> {
+    if let Some(name) = names.first().filter(|_| listen) {
+        return Err(Failure::Usage(format!("{name} goes without --listen")));
+    }
+    let has = |wanted| names.iter().any(|name| name == wanted);
+    match has("--seconds") && has("--requests") {
+        true => Err(Failure::Usage("--requests goes without --seconds".into())),
+        false => Ok(()),
     }
 }
 
@@ -224,7 +243,7 @@ mod tests {
     #[test]
     fn reads_every_option() {
         let line = "--disk a --size 1G --read-only --queues 4 --block-size 4096 --serial x \
-                    --socket s --listen --no-irqfd --no-ioeventfd --lose-dirty-log --requests 7 --seed 9";
+                    --socket s --no-irqfd --no-ioeventfd --lose-dirty-log --requests 7 --seed 9";
         let expected = Options {
             image: Some("a".into()),
             size: 1 << 30,
@@ -235,7 +254,6 @@ mod tests {
                 serial: Some("x".into()),
             },
             socket: Some("s".into()),
-            listen: true,
             irqfd: false,
             ioeventfd: false,
             lose_dirty_log: true,
@@ -245,6 +263,7 @@ mod tests {
         };
         assert_eq!(parse(line).unwrap(), expected);
         assert_eq!(parse("").unwrap(), Options::default());
+        assert!(parse("--socket s --listen").unwrap().listen);
     }
 
     #[test]
@@ -269,6 +288,10 @@ mod tests {
             "--size 1Mé",
             "--size 99999999999G",
             "--listen",
+            "--listen --socket s --seed 1",
+            "--seconds 1 --listen --socket s",
+            "--seconds 1 --requests 1",
+            "--requests 1 --seconds 1",
             "disk.img",
         ] {
             assert!(matches!(parse(line), Err(Failure::Usage(_))), "{line}");
