@@ -13,8 +13,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
-/// Most descriptors with one message.
-const MAX_FDS: usize = 16;
+/// Most descriptors with one message: the kernel's limit (`SCM_MAX_FD`).
+const MAX_FDS: usize = 253;
 
 /// A message: number, flags, payload.
 pub fn message(code: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
@@ -31,7 +31,7 @@ pub fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-/// Sends bytes with descriptors, at most 16. Returns how many bytes
+/// Sends bytes with descriptors, at most 253. Returns how many bytes
 /// went out.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];

@@ -13,8 +13,11 @@ use vm_memory::GuestMemoryMmap;
 
 use super::doorbells::Doorbells;
 
-/// The device, over the memory of the emulated guest.
-pub type Device = VhostGuest<Arc<GuestMemoryMmap>>;
+/// The memory of the emulated guest.
+pub type Ram = Arc<GuestMemoryMmap>;
+
+/// The device, over this memory.
+pub type Device = VhostGuest<Ram>;
 
 /// A BAR that has no address.
 const NOWHERE: u64 = u64::MAX;

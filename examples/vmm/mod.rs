@@ -31,13 +31,12 @@ use std::os::unix::net::UnixListener;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use vhost_guest_device::{Builder, Services};
+use vhost_guest_device::{BuildError, Builder, Services};
 use vhost_guest_driver::emulated::Platform;
 use vhost_guest_driver::Window;
-use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-pub use bus::{Device, PciBus};
+pub use bus::{Device, PciBus, Ram};
 pub use doorbells::Doorbells;
 pub use forwarder::Forwarder;
 pub use interrupts::InterruptController;
@@ -74,22 +73,23 @@ pub struct Machine {
     forwarder: Option<Arc<Forwarder>>,
     doorbells: Arc<Doorbells>,
     slots: Arc<Slots>,
-    ram: Arc<GuestMemoryMmap>,
+    ram: Ram,
 }
 
 impl Machine {
     /// Makes a machine whose device serves the frontends of `listener`.
     pub fn new(listener: UnixListener, config: &Config) -> io::Result<Self> {
-        Self::with(listener, config, None, |builder| builder)
+        Self::with(listener, config, |builder, services| {
+            builder.build(services)
+        })
     }
 
-    /// The same with a hook for the device's threads, and what else `choose`
-    /// chooses.
+    /// The same, where `make` makes the device of what it is given: it may
+    /// choose more, and have the machine lend something else.
     pub fn with(
         listener: UnixListener,
         config: &Config,
-        thread_hook: Option<Arc<dyn ThreadHook>>,
-        choose: impl FnOnce(Builder) -> Builder,
+        make: impl FnOnce(Builder, Services<Ram>) -> Result<Device, BuildError>,
     ) -> io::Result<Self> {
         let interrupts = Arc::new(InterruptController::new()?);
         let forwarder = match config.irqfd {
@@ -114,7 +114,7 @@ impl Machine {
             memory: ram.clone(),
             translator: None,
             notifier: None,
-            thread_hook,
+            thread_hook: None,
         };
         let mut builder = Builder::new(listener)
             .queues(config.queues)
@@ -123,7 +123,7 @@ impl Machine {
         if let Some(piece) = config.state_piece {
             builder = builder.migration(piece);
         }
-        let device = choose(builder).build(services).map_err(io::Error::other)?;
+        let device = make(builder, services).map_err(io::Error::other)?;
         Ok(Self {
             bus: Arc::new(PciBus::new(device, doorbells.clone())),
             interrupts,
@@ -132,6 +132,11 @@ impl Machine {
             slots,
             ram,
         })
+    }
+
+    /// The bus that the device is on.
+    pub fn bus(&self) -> &Arc<PciBus> {
+        &self.bus
     }
 
     /// The device.
@@ -161,7 +166,7 @@ impl Machine {
     }
 
     /// What is in the window.
-    pub fn slots(&self) -> &Slots {
+    pub fn slots(&self) -> &Arc<Slots> {
         &self.slots
     }
 

@@ -87,8 +87,10 @@ fn session(filters: Arc<Filters>) {
     let listener = UnixListener::bind(&socket).unwrap();
     let hook: Arc<dyn ThreadHook> = filters.clone();
     let hour = Duration::from_secs(3600);
-    let machine = Machine::with(listener, &CONFIG, Some(hook), |builder| {
-        builder.reply_timeout(hour).orphan_timeout(hour)
+    let machine = Machine::with(listener, &CONFIG, |builder, mut services| {
+        services.thread_hook = Some(hook);
+        let builder = builder.reply_timeout(hour).orphan_timeout(hour);
+        builder.build(services)
     });
     let machine = machine.unwrap();
     let count = ALL.iter().map(|thread| thread.count).sum();
