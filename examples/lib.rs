@@ -6,6 +6,8 @@
 //! without, a vfio-user server, and a whole chain with the relay, around vhost-guest
 //! devices.
 
+#[cfg(target_arch = "x86_64")]
+pub mod attack;
 pub mod backend;
 pub mod chain;
 pub mod cycles;

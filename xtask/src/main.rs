@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod attack;
 mod commits;
 mod confined;
 mod coverage;
@@ -33,6 +34,7 @@ The project's own commands.
 Usage: cargo xtask COMMAND [OPTIONS]
 
 Commands:
+  attack [NAME...]   Attack the device, and measure what others see of it
   commits [RANGE]    Check the format of the commits (default: all of HEAD)
   confined [FILTER]  Run the device's tests as a user who may do little
   coverage           Measure the line coverage of the tests
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &mut Arguments) -> Result<()> {
     match arguments.positional().as_deref() {
+        Some("attack") => attack::run(arguments),
         Some("commits") => commits::run(arguments),
         Some("confined") => confined::run(arguments),
         Some("coverage") => coverage::run(arguments),
