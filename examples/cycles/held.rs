@@ -11,6 +11,8 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vhost_guest_device::threads::{LAUNCHER, WORKER};
+
 use crate::loopback::failure::{Context, Failure};
 use crate::vmm::Machine;
 
@@ -50,7 +52,8 @@ impl Held {
         loop {
             thread::sleep(10 * PAUSE);
             let now = Self::now(machine).context("counting")?;
-            if now == before && machine.slots().attached() == 0 {
+            let rests = machine.slots().attached() == 0 && !lingers().context("counting")?;
+            if now == before && rests {
                 return Ok(now);
             }
             if start.elapsed() > PATIENCE {
@@ -134,6 +137,19 @@ impl Held {
         }
         Ok(())
     }
+}
+
+/// Whether a thread of the device's waits for more work, and will end soon.
+fn lingers() -> io::Result<bool> {
+    for task in fs::read_dir("/proc/self/task")? {
+        let name = fs::read_to_string(task?.path().join("comm")).unwrap_or_default();
+        let [worker, launcher] = [WORKER, LAUNCHER].map(|thread| thread.name);
+        let name = name.trim();
+        if name.starts_with(worker) && name != worker && name != launcher {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl fmt::Display for Held {

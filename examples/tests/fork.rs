@@ -27,8 +27,8 @@ type Function = VhostGuest<Arc<GuestMemoryMmap>>;
 const DEVICE_STATUS: u64 = 0x14;
 const NEEDS_RESET: u8 = 0x40;
 const UP: u64 = 0x2000 + 34;
-/// Threads of a device: for messages, descriptors of two kinds, and signals.
-const THREADS: usize = 1 + 3 + 1 + 2;
+/// Threads of an idle device: for messages, and for making others.
+const THREADS: usize = 2;
 /// After so many seconds the child is taken to hang. It takes some milliseconds.
 const PATIENCE: u32 = 120;
 

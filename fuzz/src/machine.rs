@@ -18,7 +18,7 @@ use vhost_guest_vmm_traits::test_utils::TestVmm;
 use vhost_guest_vmm_traits::{Access, AddressTranslator, Translation};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::threads::Threads;
+use crate::threads;
 
 /// Vrings of the device.
 pub const VRINGS: u16 = 4;
@@ -63,7 +63,6 @@ pub struct Machine {
     /// What is before the device, if it is a whole one.
     pub iommu: Option<Arc<Iommu>>,
     address: SocketAddr,
-    threads: Arc<Threads>,
     /// A service failed on purpose; what is left then may be the VMM's loss.
     failed: bool,
 }
@@ -81,7 +80,6 @@ impl Machine {
         let vmm = Arc::new(TestVmm::new());
         let ranges = [(GuestAddress(0), RAM)];
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).expect("memory"));
-        let threads = Arc::new(Threads::default());
         let iommu = whole.then(|| Arc::new(Iommu::default()));
         let services = Services {
             interrupts: vmm.clone(),
@@ -90,7 +88,7 @@ impl Machine {
             memory: memory.clone(),
             translator: iommu.clone().map(|iommu| iommu as _),
             notifier: Some(vmm.clone()),
-            thread_hook: Some(threads.clone()),
+            thread_hook: None,
         };
         let mut builder = Builder::new(listener)
             .queues(VRINGS)
@@ -106,7 +104,6 @@ impl Machine {
             memory,
             iommu,
             address,
-            threads,
             failed: false,
         }
     }
@@ -161,7 +158,7 @@ impl Machine {
 
     /// Lets the device do what there is to do.
     pub fn rest(&self) {
-        self.threads.rest();
+        threads::rest();
     }
 
     /// Unplugs the device; nothing of it must be left.

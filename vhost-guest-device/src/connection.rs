@@ -112,7 +112,6 @@ pub(crate) struct Resources<'a> {
     /// Moves device state, if the VMM wants that.
     pub pump: Option<&'a mut Pump>,
     pub kinds: &'a FdKinds,
-    pub reaper: &'a Reaper,
     pub poller: &'a mut Poller,
 }
 
@@ -135,6 +134,8 @@ impl Resources<'_> {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub socket: Socket,
+    /// Closes what the frontend sends.
+    reaper: Reaper,
     channel: Channel,
     pub session: Session,
     vrings: Vrings,
@@ -165,9 +166,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A frontend that has just connected.
-    pub(crate) fn new(socket: ForeignFd, reaper: &Reaper, session: Session, epoch: Epoch) -> Self {
+    pub(crate) fn new(socket: ForeignFd, reaper: Reaper, session: Session, epoch: Epoch) -> Self {
         Self {
-            socket: Socket::new(socket, reaper, session.limits()),
+            socket: Socket::new(socket, &reaper, session.limits()),
+            reaper,
             channel: Channel::Absent,
             session,
             vrings: Vrings::default(),
@@ -243,6 +245,11 @@ impl Connection {
     /// Whether the frontend waits for something that is the guest's to do.
     pub(crate) fn waits_for_guest(&self) -> bool {
         self.replies.owed().is_some() || self.held.is_some()
+    }
+
+    /// Whether it has sent more descriptors than can be closed.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.reaper.is_overloaded()
     }
 
     /// Whether the frontend could do more itself: read what is there for it.

@@ -85,7 +85,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let mapper = services.window;
         let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs));
         let window = Arc::new(Ordered::new(window));
-        let reaper = Reaper::new();
+        let reaper = Reaper::new(options.left_behind());
         let (for_memory, now) = (reaper.clone(), epochs.current());
         let memory = Memory::new(mapper, Arc::clone(&window), for_memory, now, bounds);
         let shared = Shared::new(registers, window, epochs, services.notifier, wake);

@@ -11,8 +11,8 @@
 //! `O_NONBLOCK` is the frontend's to clear. Hence three rules:
 //!
 //! - A received descriptor is a [`ForeignFd`] from the moment it exists. It is
-//!   closed by the [`Reaper`]'s threads, never by the one that drops it; what
-//!   cannot hold a thread up, by another than what can.
+//!   closed by the [`Reaper`]'s threads, never by the one that drops it; memory,
+//!   which cannot hold a thread up, by another than what can.
 //! - What a descriptor is, is asked with calls that no file system can delay:
 //!   `fcntl`, `statx` with `AT_STATX_DONT_SYNC`, `getsockopt`, `getpeername`,
 //!   `readlink` in `/proc`. The answers are the types [`EventFd`],
@@ -21,21 +21,34 @@
 //! - Foreign eventfds are written by the [`Signaller`]'s threads only, and
 //!   foreign pipes are read and written by the [`Pump`]'s.
 //!
+//! All these threads are [`crew`]s: made when there is work, and bounded, for each
+//! frontend and in total.
+//!
 //! (vhost-guest specification, hostile descriptors.)
 
 mod crew;
 #[cfg(test)]
 pub(crate) mod fuse_tests;
 mod kind;
+mod launcher;
 pub(crate) mod listener;
 mod pump;
 mod reaper;
 mod signaller;
 mod socket_file;
 
+use std::os::fd::OwnedFd;
+
 pub use kind::MemoryPolicy;
 pub(crate) use kind::{ChannelSocket, EventFd, FdError, FdKinds, FileIdentity, MemoryFd, StateFd};
+pub(crate) use launcher::Launcher;
 pub(crate) use pump::{Next, Pump, PumpError, Stream};
 pub(crate) use reaper::{ForeignFd, Reaper, OVERLOAD};
 pub(crate) use signaller::Signaller;
 pub use socket_file::bind_socket;
+
+/// Adds to an eventfd of the device's own.
+fn signal(eventfd: &OwnedFd) {
+    // A full counter is a signal already.
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}

@@ -32,17 +32,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 
 use vhost_guest_msg::Limits;
-use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
 use crate::connection::{Connection, DriverQueues, InflightMemory, Resources};
 use crate::event_loop::alarm::Alarm;
 use crate::event_loop::poller::{Interest, Poller, Token};
 use crate::fd::listener::Listener;
-use crate::fd::{FdKinds, Pump, Reaper};
+use crate::fd::{FdKinds, Launcher, Pump, Reaper};
 use crate::guest::driver_memory::{DriverMemory, View};
 use crate::guest::queue::Queues;
 use crate::memory::Memory;
@@ -69,6 +67,8 @@ pub(crate) struct Server<M> {
     pub queues: Queues,
     pub poller: Poller,
     pub reaper: Reaper,
+    /// Present from the start on.
+    launcher: Option<Launcher>,
     pub kinds: FdKinds,
     pub inflight: InflightMemory,
     limits: Limits,
@@ -103,6 +103,7 @@ impl<M: GuestAddressSpace> Server<M> {
             queues: Queues::default(),
             poller: Poller::new()?,
             reaper: setup.reaper,
+            launcher: None,
             kinds: FdKinds::new()?,
             inflight: setup.inflight,
             limits: setup.limits,
@@ -162,21 +163,17 @@ impl<M: GuestAddressSpace> Server<M> {
             inflight: &mut self.inflight,
             pump: self.pump.as_mut(),
             kinds: &self.kinds,
-            reaper: &self.reaper,
             poller: &mut self.poller,
         };
         Some((connection, resources, queues))
     }
 
-    /// Starts the threads for what a peer can delay.
-    ///
-    /// # Errors
-    ///
-    /// A thread could not be created, or its hook failed. Those that exist stay.
-    pub(crate) fn start_threads(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
-        self.reaper.start(hook)?;
-        self.pump
-            .as_ref()
-            .map_or(Ok(()), |pump| pump.start_threads(hook))
+    /// Has threads made for what a peer can delay, when there is such work.
+    pub(crate) fn start_threads(&mut self, launcher: &Launcher) {
+        self.reaper.start(launcher);
+        if let Some(pump) = &self.pump {
+            pump.start_threads(launcher);
+        }
+        self.launcher = Some(launcher.clone());
     }
 }

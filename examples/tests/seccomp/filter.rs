@@ -16,14 +16,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libc::{c_void, siginfo_t, ucontext_t};
 use seccompiler::{apply_filter, compile_from_json, BpfProgram, TargetArch};
-use vhost_guest_device::threads::{Thread, ALL, EVERY_THREAD, WORKER};
+use vhost_guest_device::threads::{Thread, ALL, EVERY_THREAD, LAUNCHER, WORKER};
 use vhost_guest_vmm_traits::ThreadHook;
 use vmm_sys_util::signal::register_signal_handler;
 
 /// What the emulated VMM's implementations of the traits do, in the worker:
 /// arming looks at an eventfd, duplicates and waits for it; disarming drains
 /// it; the window is mapped.
-const VMM: &[&str] = &["openat"];
+const VMM: &[&str] = &["openat", "preadv2"];
+
+/// What this hook does, to install a filter.
+const HOOK: &[&str] = &["prctl", "seccomp"];
 
 /// System calls have smaller numbers.
 const NUMBERS: usize = 1024;
@@ -72,8 +75,18 @@ impl Filters {
             .flatten()
             .for_each(|seen| seen.store(false, Ordering::SeqCst));
         let program = |thread: &Thread| {
-            let traits = if thread.name == WORKER.name { VMM } else { &[] };
-            let mut names = [EVERY_THREAD, thread.syscalls, traits].concat();
+            let mut names = [EVERY_THREAD, thread.syscalls].concat();
+            if thread.name == WORKER.name {
+                names.extend(VMM);
+            }
+            if thread.name == LAUNCHER.name {
+                // The others inherit its filter.
+                let others = ALL.iter().filter(|other| other.name != WORKER.name);
+                names.extend(others.flat_map(|other| other.syscalls));
+                names.extend(HOOK);
+            }
+            names.sort_unstable();
+            names.dedup();
             names.retain(|name| missing != Some((thread.name, *name)));
             compile(&names)
         };

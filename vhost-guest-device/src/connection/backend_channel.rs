@@ -36,7 +36,7 @@ pub(super) enum Channel {
     /// `SET_BACKEND_REQ_FD` has not come.
     Absent,
     /// Open.
-    Open(Socket),
+    Open(Box<Socket>),
     /// The frontend closed its end: requests fail, as far as they can.
     Closed,
 }
@@ -63,8 +63,8 @@ impl Connection {
         let socket = ChannelSocket::check(socket.fd)?;
         self.close_channel(on);
         let limits = self.session.limits();
-        let socket = Socket::without_descriptors(socket.into(), on.reaper, limits);
-        self.channel = Channel::Open(socket);
+        let socket = Socket::without_descriptors(socket.into(), &self.reaper, limits);
+        self.channel = Channel::Open(Box::new(socket));
         let request = FrontendRequest::SetBackendReqFd(OnlyFd { fd: () });
         Ok(Forward::plain(request))
     }

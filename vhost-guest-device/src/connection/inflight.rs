@@ -15,7 +15,7 @@ use vhost_guest_msg::{FrontendRequest, Inflight, Reply, SetInflight};
 use super::forward::{Forward, OnRefusal, Then};
 use super::Resources;
 use crate::error::Fault;
-use crate::fd::ForeignFd;
+use crate::fd::{ForeignFd, Reaper};
 use crate::memory::{Area, Change, Ticket};
 
 // Requests.
@@ -40,7 +40,11 @@ pub(super) fn lent(record: SetInflight<()>, ticket: Ticket, on: &mut Resources<'
 
 /// The guest said how much memory its record of requests needs: the reply goes on
 /// with a file of that size. No size means no record.
-pub(super) fn make(reply: &mut Reply, on: &mut Resources<'_>) -> Result<Option<OwnedFd>, Fault> {
+pub(super) fn make(
+    reply: &mut Reply,
+    reaper: &Reaper,
+    on: &mut Resources<'_>,
+) -> Result<Option<OwnedFd>, Fault> {
     let Reply::Inflight(record) = reply else {
         return Ok(None);
     };
@@ -48,7 +52,7 @@ pub(super) fn make(reply: &mut Reply, on: &mut Resources<'_>) -> Result<Option<O
     if size == 0 {
         return Ok(None);
     }
-    let memory = on.inflight.make(size, on.reaper)?;
+    let memory = on.inflight.make(size, reaper)?;
     *record = record.at_the_beginning();
     Ok(Some(memory))
 }

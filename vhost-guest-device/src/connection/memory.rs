@@ -144,7 +144,7 @@ pub(super) fn is_settled(on: &mut Resources<'_>) -> Result<bool, Fault> {
     let settled = on.memory.take_back(Deadline::of_a_piece())?;
     if settled {
         let record = on.memory.file_of(Area::Inflight);
-        on.inflight.settle(record, on.reaper);
+        on.inflight.settle(record);
     }
     Ok(settled)
 }

@@ -67,7 +67,11 @@ impl Connection {
     /// Whether the next request of the frontend's can be read.
     pub(crate) fn wants_request(&self) -> bool {
         let ready = self.request_buffer.is_some() && !self.replies.is_full();
-        ready && self.held.is_none() && self.begun.is_none() && self.barrier.is_none()
+        ready
+            && !self.is_overloaded()
+            && self.held.is_none()
+            && self.begun.is_none()
+            && self.barrier.is_none()
     }
 
     /// Moves one request of the frontend's to the guest.
@@ -78,7 +82,7 @@ impl Connection {
     ) -> Result<Step, Fault> {
         // There has to be room to remember the reply, and a frontend does not
         // send more descriptors than can be closed.
-        if self.replies.is_full() || on.reaper.is_overloaded() {
+        if self.replies.is_full() || self.is_overloaded() {
             return Ok(Step::Idle);
         }
         let buffer = match self.request_buffer.take() {

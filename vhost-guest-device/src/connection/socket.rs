@@ -5,9 +5,8 @@
 //! A vhost-user socket: whole frames in, bytes out, never a block.
 //!
 //! The socket is shared with the peer, who may clear `O_NONBLOCK` at any
-//! time, so every call says `MSG_DONTWAIT` itself. The socket is never shut
-//! down: a descriptor that a peer passed to us may be somebody else's
-//! connection.
+//! time, so every call says `MSG_DONTWAIT` itself. A socket that a peer passed to us is
+//! never shut down: it may be somebody else's connection.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,11 +15,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
+use rustix::io::{ioctl_fionread, Errno};
 use rustix::net::sockopt::set_socket_oobinline;
 use rustix::net::{
-    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg, shutdown, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg,
+    ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown,
 };
 use vhost_guest_msg::{Endian, Fds, Frame, Framer, Limits, Progress};
 
@@ -51,10 +50,9 @@ impl Socket {
         // with the descriptors that came along, within the next read. It can
         // only fail on what is no socket.
         let _ = set_socket_oobinline(&fd, true);
-        Self {
-            takes_descriptors: true,
-            ..Self::without_descriptors(fd, reaper, limits)
-        }
+        let mut socket = Self::without_descriptors(fd, reaper, limits);
+        socket.takes_descriptors = true;
+        socket
     }
 
     /// Speaks over `fd`, of which the peer holds another descriptor.
@@ -161,6 +159,20 @@ impl Socket {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Socket {
+    /// What is left in it may be descriptors, which the kernel closes with it, as
+    /// long as that takes. Mostly nothing is; so a socket that nobody else has is
+    /// shut down, so that nothing can come, and asked.
+    fn drop(&mut self) {
+        if self.takes_descriptors {
+            let shut = shutdown(&self.fd, Shutdown::Both);
+            if shut.is_ok() && ioctl_fionread(&self.fd) == Ok(0) {
+                self.fd.is_empty_socket();
+            }
+        }
     }
 }
 

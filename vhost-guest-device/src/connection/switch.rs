@@ -154,7 +154,7 @@ impl Connection {
                 memory::settle_as_answered(ticket, on_refusal, reply, on)?;
             }
             Then::ShowLog(ticket, area) => log::show_log(ticket, &area, reply, on),
-            Then::MakeInflight => return inflight::make(reply, on),
+            Then::MakeInflight => return inflight::make(reply, &self.reaper, on),
             Then::StopVring(vring) => self.stop_vring(vring, on)?,
             Then::ShowProtocolFeatures => {
                 features::show_protocol_features(reply, &self.session);
@@ -227,7 +227,7 @@ mod tests {
         // With a descriptor, a log is shared.
         connection.session.set_protocol_features(carried());
         for row in FRONTEND_ROWS {
-            let request = request(row, &connection.session, on.reaper);
+            let request = request(row, &connection.session, &connection.reaper);
             let course = connection.sort(request, &mut on);
             let told = match course {
                 Course::Handled(_) | Course::Begun(_) => row.verdict == Verdict::Handle,

@@ -9,34 +9,27 @@
 //! short and waits for nobody.
 
 use std::io;
-use std::sync::Arc;
 
-use vhost_guest_vmm_traits::ThreadHook;
 use vm_memory::GuestAddressSpace;
 
 use super::Device;
+use crate::fd::Launcher;
 use crate::guest::pci::BarMove;
 use crate::guest::snapshot::SnapshotError;
 use crate::server::Server;
 use crate::shared::Condition;
 
 impl<M: GuestAddressSpace> Device<M> {
-    /// Starts the threads for what a peer can delay, and accepts frontends
-    /// from now on. Idempotent.
-    ///
-    /// # Errors
-    ///
-    /// A thread could not be created, or its hook failed. Those that exist stay
-    /// for the next try.
-    pub(crate) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
-        self.server().start_threads(hook)?;
-        self.signaller.start(hook)?;
+    /// Has threads made for what a peer can delay, when there is such work, and
+    /// accepts frontends from now on. Idempotent.
+    pub(crate) fn start(&self, launcher: &Launcher) {
+        self.server().start_threads(launcher);
+        self.signaller.start(launcher);
         self.shared.pass(&[Condition::Prepared], Condition::Alive);
         if self.server().wants_frontend(&self.shared) {
             // The driver was faster.
             self.shared.wake();
         }
-        Ok(())
     }
 
     /// The VMM resets the function, with its bus or with the whole machine. When

@@ -28,9 +28,12 @@ const MESSAGE_SIZES: RangeInclusive<u32> = 512..=4096;
 const MIGRATION_MESSAGE_SIZES: RangeInclusive<u32> = 4096..=1 << 20;
 /// Descriptors besides those of vrings and memory.
 const FIXED_DESCRIPTORS: u64 = 32;
-/// Those that a frontend can make wait to be closed: with as many as overload
-/// the reaper, one more message is taken.
+/// Those that a frontend can make wait to be closed: with as many as are taken from
+/// it, one more message is.
 const WAITING_DESCRIPTORS: u64 = (OVERLOAD + MAX_FDS) as u64;
+/// Those that frontends before it may have left behind, by the process's limit: the
+/// more, the more of them it takes to keep the next one out.
+const LEFT_DESCRIPTORS: RangeInclusive<u64> = 64..=1024;
 /// Those for device state: two queues, and four transfers with two each.
 const MIGRATION_DESCRIPTORS: u64 = 10;
 
@@ -125,10 +128,7 @@ impl Options {
     /// slot (half of them at a time in practice), and a few.
     fn check_descriptors(&self, limit: Option<u64>) -> Result<(), BuildError> {
         let queues = self.queues;
-        let migration = self.migration.map_or(0, |_| MIGRATION_DESCRIPTORS);
-        let held = u64::from(self.memory_slots) + FIXED_DESCRIPTORS + migration;
-        let fixed = held + WAITING_DESCRIPTORS;
-        let needed = 3 * u64::from(queues) + fixed;
+        let needed = self.descriptors() + LEFT_DESCRIPTORS.start();
         match limit {
             Some(limit) if limit < needed => Err(BuildError::DescriptorLimit {
                 queues,
@@ -137,6 +137,25 @@ impl Options {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Descriptors of a device and one frontend.
+    fn descriptors(&self) -> u64 {
+        let migration = self.migration.map_or(0, |_| MIGRATION_DESCRIPTORS);
+        let held = u64::from(self.memory_slots) + FIXED_DESCRIPTORS + migration;
+        3 * u64::from(self.queues) + held + WAITING_DESCRIPTORS
+    }
+
+    /// Descriptors that frontends may leave behind unclosed, before no more are
+    /// accepted.
+    pub(crate) fn left_behind(&self) -> usize {
+        self.left_within(getrlimit(Resource::Nofile).current)
+    }
+
+    fn left_within(&self, limit: Option<u64>) -> usize {
+        let (least, most) = (*LEFT_DESCRIPTORS.start(), *LEFT_DESCRIPTORS.end());
+        let room = limit.map_or(most, |limit| limit.saturating_sub(self.descriptors()));
+        room.clamp(least, most) as usize
     }
 }
 
@@ -155,6 +174,20 @@ mod tests {
         options.migration = Some(4096);
         let error = options.check_descriptors(Some(1699)).unwrap_err();
         assert!(error.to_string().contains("1700"), "{error}");
+    }
+
+    #[test]
+    fn frontends_may_leave_behind_what_the_process_can_stand() {
+        let options = Options::default();
+        let cases = [
+            (None, 1024),
+            (Some(20_000), 1024),
+            (Some(1024), 118),
+            (Some(970), 64),
+        ];
+        for (limit, left) in cases {
+            assert_eq!(options.left_within(limit), left, "{limit:?}");
+        }
     }
 
     #[test]

@@ -2,237 +2,337 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A fixed crew of threads for work that a peer can delay.
+//! Threads for work that a peer can delay, as long as it likes.
+//!
+//! Nobody waits for such work, so whoever gave it can abandon it: it ends by
+//! itself, when the call that it is stuck in returns. What it costs is bounded:
+//!
+//! ```text
+//!   Crew           one kind of threads: at most `Thread::count` of them at a time
+//!    ├─ Share      one frontend's: at most `most` of its jobs run at a time,
+//!    │             the others wait behind them
+//!    └─ Share      the next frontend's, which does not wait behind those
+//! ```
+//!
+//! So a stuck job costs a thread of the crew, and a place of the share that it
+//! came from. Threads are made by the [`Launcher`] when there is work for them,
+//! and end when there has been none for a while.
 
-use std::collections::VecDeque;
-use std::io;
-use std::sync::{mpsc, Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use vhost_guest_vmm_traits::ThreadHook;
-
+use super::launcher::{Launcher, Workplace};
+use super::signal;
 use crate::vmm::threads::Thread;
 
-/// A piece of work that may block for as long as a peer likes.
-pub(super) trait Job: Sized + Send + 'static {
-    /// What a running job is known by while it runs.
-    type Key: Clone + PartialEq + Send;
+/// How long a thread waits for more work before it ends.
+const LINGER: Duration = Duration::from_secs(1);
 
-    /// Prepares a thread for such jobs, after its hook.
-    ///
-    /// # Errors
-    ///
-    /// The thread cannot do them.
-    fn prepare() -> io::Result<()> {
-        Ok(())
-    }
+type Job = Box<dyn FnOnce() + Send>;
 
-    /// The key of this job.
-    fn key(&self) -> Self::Key;
+/// Threads of one kind. Dropping it waits for nothing: what waits is still
+/// done, and what is stuck ends when it can.
+pub(crate) struct Crew(Arc<Shared>);
 
-    /// Does the work.
-    fn run(self, crew: &Shared<Self>);
-}
+/// The part of a crew that one frontend may use. Clones are the same share.
+#[derive(Clone)]
+pub(crate) struct Share(Arc<Place>);
 
-/// Threads that take jobs from one queue.
-///
-/// All of them exist from the start: a job that blocks costs one thread, the
-/// others go on, and no thread has to be created in the middle of an attack or
-/// under a seccomp filter. What is pushed before they exist waits for them.
-/// Dropping the crew waits for nothing: the threads
-/// finish the queue and end, one that is blocked ends when its job does.
-pub(super) struct Crew<J: Job> {
-    kind: Thread,
-    /// How many threads exist.
-    started: Mutex<usize>,
-    shared: Arc<Shared<J>>,
-}
-
-/// What [`Crew::withdraw`] found.
+/// No job can be begun: as many as are allowed are stuck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Withdrawn {
-    /// Jobs waited, and are gone.
-    pub(super) any: bool,
-    /// A job runs, which nobody can take away.
-    pub(super) running: bool,
+pub(crate) struct Stuck;
+
+/// What a job will have found out. Dropping it abandons the question: its answer
+/// is dropped where it is found, or here if it is there already.
+pub(crate) struct Answer<T>(Arc<Mutex<Option<T>>>);
+
+struct Place {
+    shared: Arc<Shared>,
+    number: u64,
 }
 
-/// What the threads of a crew share.
-pub(super) struct Shared<J: Job> {
-    state: Mutex<State<J>>,
+struct Shared {
+    kind: Thread,
+    /// Jobs of one share that may run at a time.
+    most: usize,
+    state: Mutex<State>,
     work: Condvar,
 }
 
-struct State<J: Job> {
-    queue: VecDeque<J>,
-    running: Vec<J::Key>,
+#[derive(Default)]
+struct State {
+    /// Present from the start of the device on.
+    launcher: Option<Launcher>,
+    parts: BTreeMap<u64, Part>,
+    /// The number of the next share.
+    free: u64,
+    /// The share whose job was taken last: the next one is another's.
+    served: u64,
+    /// Threads that exist or are being made.
+    threads: usize,
+    /// Those that are being made.
+    starting: usize,
+    /// Those that wait for work.
+    idle: usize,
     dismissed: bool,
 }
 
-impl<J: Job> Shared<J> {
-    fn state(&self) -> MutexGuard<'_, State<J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+/// What there is of one share.
+#[derive(Default)]
+struct Part {
+    queue: VecDeque<Job>,
+    running: usize,
+    /// Nobody has the share any more.
+    left: bool,
+}
+
+impl Part {
+    /// Jobs that wait or run.
+    fn jobs(&self) -> usize {
+        self.queue.len() + self.running
     }
 
-    /// Tells whether a job known by `key` is running.
-    pub(super) fn is_running(&self, key: &J::Key) -> bool {
-        self.state().running.contains(key)
-    }
-
-    /// The next job, which counts as running from here on.
-    fn next(&self) -> Option<(J, J::Key)> {
-        let mut state = self.state();
-        loop {
-            if let Some(job) = state.queue.pop_front() {
-                let key = job.key();
-                state.running.push(key.clone());
-                return Some((job, key));
-            }
-            if state.dismissed {
-                return None;
-            }
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn done(&self, key: &J::Key) {
-        let mut state = self.state();
-        if let Some(at) = state.running.iter().position(|k| k == key) {
-            state.running.swap_remove(at);
-        }
-    }
-
-    fn work(&self) {
-        while let Some((job, key)) = self.next() {
-            job.run(self);
-            self.done(&key);
-        }
+    fn is_over(&self) -> bool {
+        self.left && self.queue.is_empty() && self.running == 0
     }
 }
 
-impl<J: Job> Crew<J> {
-    /// A crew of such threads, which are not started yet.
-    pub(super) fn new(kind: Thread) -> Self {
-        Self {
+impl Crew {
+    /// A crew, of whose jobs each share may have `most` running. What is pushed
+    /// before the [`start`](Self::start) waits for it.
+    pub(crate) fn new(kind: Thread, most: usize) -> Self {
+        Self(Arc::new(Shared {
             kind,
-            started: Mutex::new(0),
-            shared: Arc::new(Shared {
-                state: Mutex::new(State {
-                    queue: VecDeque::new(),
-                    running: Vec::new(),
-                    dismissed: false,
-                }),
-                work: Condvar::new(),
-            }),
-        }
+            most,
+            state: Mutex::default(),
+            work: Condvar::new(),
+        }))
     }
 
-    /// Starts the threads that do not exist yet, and waits until `hook` has
-    /// run in each.
+    /// Has threads made from now on, as they are needed. Idempotent.
+    pub(crate) fn start(&self, launcher: &Launcher) {
+        let mut state = self.0.state();
+        state.launcher.get_or_insert_with(|| launcher.clone());
+        self.0.staff(&mut state);
+    }
+
+    /// A share for somebody else than those before.
+    pub(crate) fn share(&self) -> Share {
+        let mut state = self.0.state();
+        let number = state.free;
+        state.free += 1;
+        state.parts.insert(number, Part::default());
+        drop(state);
+        Share(Arc::new(Place {
+            shared: Arc::clone(&self.0),
+            number,
+        }))
+    }
+
+    /// Jobs that wait or run, of all shares.
+    pub(crate) fn backlog(&self) -> usize {
+        let state = self.0.state();
+        state.parts.values().map(Part::jobs).sum()
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.0.state().dismissed = true;
+        self.0.work.notify_all();
+    }
+}
+
+impl Share {
+    /// Adds a job, which may have to wait for earlier ones. Never blocks.
+    pub(crate) fn push(&self, job: impl FnOnce() + Send + 'static) {
+        let shared = &self.0.shared;
+        shared.push(&mut shared.state(), self.0.number, Box::new(job));
+    }
+
+    /// Begins a job that would be of no use if it had to wait for others to end.
     ///
     /// # Errors
     ///
-    /// A thread could not be created, or its hook failed.
-    pub(super) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        while *started < self.kind.count {
-            self.start_one(hook.cloned())?;
-            *started += 1;
+    /// It would have to.
+    pub(crate) fn begin(&self, job: impl FnOnce() + Send + 'static) -> Result<(), Stuck> {
+        let shared = &self.0.shared;
+        let mut state = shared.state();
+        let mine = state.parts.get(&self.0.number).map_or(0, Part::jobs);
+        if mine >= shared.most || state.busy(shared.most) >= shared.kind.count {
+            return Err(Stuck);
         }
+        shared.push(&mut state, self.0.number, Box::new(job));
         Ok(())
     }
 
-    fn start_one(&self, hook: Option<Arc<dyn ThreadHook>>) -> io::Result<()> {
-        let (shared, name) = (Arc::clone(&self.shared), self.kind.name);
-        let (started, start) = mpsc::sync_channel(1);
-        let body = move || {
-            let hooked = hook.map_or(Ok(()), |hook| hook.thread_started(name));
-            let outcome = hooked.and_then(|()| J::prepare());
-            let failed = outcome.is_err();
-            let _ = started.send(outcome);
-            if !failed {
-                shared.work();
-            }
-        };
-        thread::Builder::new().name(name.to_owned()).spawn(body)?;
-        let ended = || io::Error::other("the thread ended in its start hook");
-        start.recv().map_err(|_| ended())?
-    }
-
-    /// Adds a job. Never blocks.
-    pub(super) fn push(&self, job: J) {
-        self.shared.state().queue.push_back(job);
-        self.shared.work.notify_one();
-    }
-
-    /// Adds a job that goes before the others.
-    pub(super) fn push_first(&self, job: J) {
-        self.shared.state().queue.push_front(job);
-        self.shared.work.notify_one();
-    }
-
-    /// Adds a job unless one with the same key waits already, or `limit` jobs
-    /// do. Tells whether one with this key waits now.
-    pub(super) fn push_once(&self, job: J, limit: usize) -> bool {
-        let key = job.key();
-        let mut state = self.shared.state();
-        if state.queue.iter().any(|waiting| waiting.key() == key) {
-            return true;
-        }
-        if state.queue.len() >= limit {
-            return false;
-        }
-        state.queue.push_back(job);
-        drop(state);
-        self.shared.work.notify_one();
-        true
-    }
-
-    /// Takes the waiting jobs with this key away.
-    pub(super) fn withdraw(&self, key: &J::Key) -> Withdrawn {
-        let mut state = self.shared.state();
-        let queue = std::mem::take(&mut state.queue);
-        let (withdrawn, kept) = queue.into_iter().partition(|job| job.key() == *key);
-        state.queue = kept;
-        let running = state.running.contains(key);
-        drop(state);
-        // What a job owns is dropped outside the lock.
-        let withdrawn: VecDeque<J> = withdrawn;
-        Withdrawn {
-            any: !withdrawn.is_empty(),
-            running,
-        }
-    }
-
-    /// Takes all waiting jobs away, and returns the keys of the running ones.
-    pub(super) fn withdraw_all(&self) -> Vec<J::Key> {
-        let mut state = self.shared.state();
-        let withdrawn = std::mem::take(&mut state.queue);
-        let running = state.running.clone();
-        drop(state);
-        drop(withdrawn);
-        running
-    }
-
-    /// Tells whether a job known by `key` is running.
-    #[cfg(test)]
-    pub(super) fn is_running(&self, key: &J::Key) -> bool {
-        self.shared.is_running(key)
+    /// Has a question answered, and signals `wake` when it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`begin`](Self::begin).
+    #[cfg_attr(not(test), expect(dead_code, reason = "admission is to ask"))]
+    pub(crate) fn ask<T: Send + 'static>(
+        &self,
+        wake: &Arc<OwnedFd>,
+        question: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Answer<T>, Stuck> {
+        let slot = Arc::new(Mutex::new(None));
+        let (theirs, wake) = (Arc::clone(&slot), Arc::clone(wake));
+        self.begin(move || {
+            let answer = question();
+            *theirs.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+            drop(theirs);
+            signal(&wake);
+        })?;
+        Ok(Answer(slot))
     }
 
     /// Jobs that wait or run.
-    pub(super) fn backlog(&self) -> usize {
-        let state = self.shared.state();
-        state.queue.len() + state.running.len()
+    pub(crate) fn backlog(&self) -> usize {
+        let state = self.0.shared.state();
+        state.parts.get(&self.0.number).map_or(0, Part::jobs)
     }
 }
 
-impl<J: Job> Drop for Crew<J> {
-    fn drop(&mut self) {
-        self.shared.state().dismissed = true;
-        self.shared.work.notify_all();
+impl<T> Answer<T> {
+    /// The answer, once it is there.
+    #[cfg_attr(not(test), expect(dead_code, reason = "admission is to ask"))]
+    pub(crate) fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if let Some(part) = state.parts.get_mut(&self.number) {
+            part.left = true;
+        }
+        state.tidy(self.number);
+    }
+}
+
+impl State {
+    /// Jobs that could run now, if there were threads.
+    fn runnable(&self, most: usize) -> usize {
+        let parts = self.parts.values();
+        let now = |part: &Part| part.queue.len().min(most.saturating_sub(part.running));
+        parts.map(now).sum()
+    }
+
+    /// Jobs that run or could.
+    fn busy(&self, most: usize) -> usize {
+        let running: usize = self.parts.values().map(|part| part.running).sum();
+        running + self.runnable(most)
+    }
+
+    /// The next job, and its share: each share in its turn.
+    fn take(&mut self, most: usize) -> Option<(u64, Job)> {
+        let after = self.served.saturating_add(1);
+        let ready = |(_, part): &(&u64, &Part)| !part.queue.is_empty() && part.running < most;
+        let mut parts = self.parts.range(after..).chain(self.parts.range(..after));
+        let number = *parts.find(ready)?.0;
+        let part = self.parts.get_mut(&number)?;
+        let job = part.queue.pop_front()?;
+        part.running += 1;
+        self.served = number;
+        Some((number, job))
+    }
+
+    fn tidy(&mut self, number: u64) {
+        if self.parts.get(&number).is_some_and(Part::is_over) {
+            self.parts.remove(&number);
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(self: &Arc<Self>, state: &mut State, number: u64, job: Job) {
+        if let Some(part) = state.parts.get_mut(&number) {
+            part.queue.push_back(job);
+        }
+        self.staff(state);
+        self.work.notify_one();
+    }
+
+    /// Sees to it that there are threads for what can run.
+    fn staff(self: &Arc<Self>, state: &mut State) {
+        let Some(launcher) = state.launcher.clone() else {
+            return;
+        };
+        let wanted = state.runnable(self.most);
+        while state.idle + state.starting < wanted && state.threads < self.kind.count {
+            state.threads += 1;
+            state.starting += 1;
+            launcher.launch(Arc::clone(self) as Arc<dyn Workplace>);
+        }
+    }
+}
+
+impl Workplace for Shared {
+    fn name(&self) -> &'static str {
+        self.kind.name
+    }
+
+    fn work(self: Arc<Self>) {
+        let _present = Present(&self);
+        let mut state = self.state();
+        state.starting -= 1;
+        loop {
+            if let Some((number, job)) = state.take(self.most) {
+                drop(state);
+                let running = Running(&self, number);
+                job();
+                drop(running);
+                state = self.state();
+                continue;
+            }
+            if state.dismissed {
+                return;
+            }
+            state.idle += 1;
+            let waited = self.work.wait_timeout(state, LINGER);
+            let (now, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = now;
+            state.idle -= 1;
+            if waited.timed_out() && state.runnable(self.most) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// A thread, which may panic.
+struct Present<'a>(&'a Arc<Shared>);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.threads -= 1;
+        // What came while it left.
+        self.0.staff(&mut state);
+    }
+}
+
+/// A job of a share's, likewise.
+struct Running<'a>(&'a Shared, u64);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if let Some(part) = state.parts.get_mut(&self.1) {
+            part.running -= 1;
+        }
+        state.tidy(self.1);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -197,7 +197,7 @@ fn no_kind_check_waits_for_a_file_system() {
     let Some(mount) = Mount::new("kinds") else {
         return;
     };
-    let reaper = Reaper::spawn(None).unwrap();
+    let reaper = Reaper::spawn();
     let kinds = FdKinds::new().unwrap();
     let lax = MemoryPolicy {
         any_file_system: true,
@@ -233,16 +233,16 @@ fn closing_waits_in_other_threads() {
     let Some(mount) = Mount::new("close") else {
         return;
     };
-    let reaper = Reaper::spawn(None).unwrap();
+    let reaper = Reaper::spawn();
     drop(mount.dead_files(2, &reaper));
     while mount.closing() < 2 {
         thread::yield_now();
     }
     assert_eq!(reaper.backlog(), 2);
 
-    // Others are closed all the same.
+    // The next frontend's are closed all the same.
     let (reader, writer) = pipe().unwrap();
-    drop(ForeignFd::new(writer, &reaper));
+    drop(ForeignFd::new(writer, &reaper.for_frontend()));
     assert_eq!(rustix::io::read(reader.as_fd(), &mut [0; 1]), Ok(0));
     drop(mount);
     while reaper.backlog() > 0 {
@@ -266,9 +266,9 @@ fn a_jammed_pipe_holds_up_one_thread_and_nobody_else() {
     let Some(mount) = Mount::new("pump") else {
         return;
     };
-    let reaper = Reaper::spawn(None).unwrap();
+    let reaper = Reaper::spawn();
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-    let mut pump = Pump::spawn(4096, &wake, None).unwrap();
+    let mut pump = Pump::spawn(4096, &wake);
     let mut start = |reader| {
         let fd = StateFd::check(ForeignFd::new(reader, &reaper), Transfer::Load);
         pump.start(Transfer::Load, fd.unwrap()).unwrap()

@@ -134,7 +134,7 @@ impl EventFd {
     /// # Errors
     ///
     /// It is not, or `/proc` could not be asked.
-    pub(crate) fn check(mut fd: ForeignFd, kinds: &FdKinds) -> Result<Self, FdError> {
+    pub(crate) fn check(fd: ForeignFd, kinds: &FdKinds) -> Result<Self, FdError> {
         const WHAT: FdError = FdError::Kind("an eventfd");
         open_flags(&fd)?;
         // Anonymous files share an inode or look as if they did; the name is
@@ -144,7 +144,6 @@ impl EventFd {
         if name != b"anon_inode:[eventfd]" {
             return Err(WHAT);
         }
-        fd.mark_prompt();
         Ok(Self { fd: Arc::new(fd) })
     }
 
@@ -252,7 +251,7 @@ impl MemoryFd {
             Err(_) => return Err(WHAT),
         };
         if let Some(seals) = seals {
-            fd.mark_prompt();
+            fd.is_memory();
             if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
                 return Err(FdError::SealedAgainstWriting);
             }

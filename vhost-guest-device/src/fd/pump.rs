@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags};
 use rustix::io::Errno;
 use vhost_guest_msg::Transfer;
-use vhost_guest_vmm_traits::ThreadHook;
 use vmm_sys_util::signal::block_signal;
 
-use super::crew::{Crew, Job, Shared as CrewShared};
+use super::crew::{Crew, Share, Stuck};
 use super::kind::StateFd;
+use super::launcher::Launcher;
+use super::{signal, ForeignFd};
 use crate::host;
 use crate::vmm::threads::PUMP;
 
@@ -39,7 +40,8 @@ const SIGPIPE: i32 = 13;
 /// hands over one chunk at a time through a [`Stream`]. Nobody waits for
 /// these threads.
 pub(crate) struct Pump {
-    crew: Crew<Work>,
+    crew: Crew,
+    share: Share,
     /// Signalled when a stream has something new for the device.
     wake: Arc<OwnedFd>,
     chunk: usize,
@@ -61,52 +63,44 @@ impl Pump {
     /// Without threads. Streams move at most `chunk` bytes at a time, and
     /// signal `wake`.
     pub(crate) fn new(chunk: usize, wake: &Arc<OwnedFd>) -> Self {
+        let crew = Crew::new(PUMP, THREADS);
         Self {
-            crew: Crew::new(PUMP),
+            share: crew.share(),
+            crew,
             wake: Arc::clone(wake),
             chunk,
             streams: 0,
         }
     }
 
-    /// Starts the threads; `hook` runs first in each.
-    ///
-    /// # Errors
-    ///
-    /// A thread could not be created, or its hook failed.
-    pub(crate) fn start_threads(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
-        self.crew.start(hook)
+    /// Has threads made when there is state to move.
+    pub(crate) fn start_threads(&self, launcher: &Launcher) {
+        self.crew.start(launcher);
     }
 
     /// With its threads.
     #[cfg(test)]
-    pub(crate) fn spawn(
-        chunk: usize,
-        wake: &Arc<OwnedFd>,
-        hook: Option<&Arc<dyn ThreadHook>>,
-    ) -> io::Result<Self> {
+    pub(crate) fn spawn(chunk: usize, wake: &Arc<OwnedFd>) -> Self {
         let pump = Self::new(chunk, wake);
-        pump.start_threads(hook)?;
-        Ok(pump)
+        pump.start_threads(&Launcher::start(None).unwrap());
+        pump
     }
 
     /// Starts to move state through `fd`.
     pub(crate) fn start(&mut self, direction: Transfer, fd: StateFd) -> Result<Stream, PumpError> {
-        if self.crew.backlog() >= THREADS {
-            return Err(PumpError::Stuck);
-        }
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let shared = Arc::new(Shared {
             state: Mutex::new(State::default()),
             changed: host::ask(|| eventfd(0, flags)).map_err(io::Error::from)?,
             wake: Arc::clone(&self.wake),
         });
-        self.crew.push(Work {
+        let work = Work {
             direction,
             fd,
             chunk: self.chunk,
             shared: Arc::clone(&shared),
-        });
+        };
+        self.share.begin(move || work.run())?;
         self.streams += 1;
         Ok(Stream {
             number: self.streams,
@@ -125,6 +119,12 @@ impl Pump {
     #[cfg(test)]
     pub(crate) fn busy(&self) -> usize {
         self.crew.backlog()
+    }
+}
+
+impl From<Stuck> for PumpError {
+    fn from(_: Stuck) -> Self {
+        Self::Stuck
     }
 }
 
@@ -173,12 +173,6 @@ impl Shared {
     fn is_abandoned(&self) -> bool {
         self.state().abandoned
     }
-}
-
-/// Adds to an eventfd of the device's own.
-fn signal(eventfd: &OwnedFd) {
-    // A full counter is a signal already.
-    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }
 
 /// The device's side of a transfer. Dropping it abandons the transfer.
@@ -287,26 +281,15 @@ struct Work {
     shared: Arc<Shared>,
 }
 
-impl Job for Work {
-    type Key = ();
-
-    fn key(&self) {}
-
-    fn prepare() -> io::Result<()> {
-        // A write to a pipe that nobody reads raises it, and no flag prevents
-        // that: its default action is the end of the VMM.
-        block_signal(SIGPIPE).map_err(|_| io::Error::other("cannot block SIGPIPE"))
-    }
-
-    fn run(self, _: &CrewShared<Self>) {
+impl Work {
+    fn run(self) {
+        survive_broken_pipes();
         match self.direction {
             Transfer::Save => self.save(),
             Transfer::Load => self.load(),
         }
     }
-}
 
-impl Work {
     fn save(self) {
         let mut broken = false;
         while let Some(chunk) = self.chunk_to_save() {
@@ -317,7 +300,7 @@ impl Work {
             signal(&self.shared.wake);
         }
         let Self { fd, shared, .. } = self;
-        drop(fd);
+        fd.close();
         shared.state().done = true;
         signal(&shared.wake);
     }
@@ -372,6 +355,7 @@ impl Work {
             drop(state);
             signal(&self.shared.wake);
         }
+        self.fd.close();
     }
 
     /// Waits until the guest has got the chunk before. `false`: no more is
@@ -434,6 +418,13 @@ impl Work {
     }
 }
 
+/// A write to a pipe that nobody reads raises `SIGPIPE`, and no flag prevents
+/// that: its default action is the end of the VMM.
+fn survive_broken_pipes() {
+    // It can only fail for a number that is no signal's.
+    let _ = block_signal(SIGPIPE);
+}
+
 /// Somebody else with the same channel may have been faster, but not always.
 fn tolerate(error: Errno, false_alarms: &mut u32) -> Result<(), Errno> {
     *false_alarms += 1;
@@ -444,6 +435,14 @@ fn tolerate(error: Errno, false_alarms: &mut u32) -> Result<(), Errno> {
 }
 
 impl StateFd {
+    /// Closes it here, on a thread that nobody waits for.
+    fn close(self) {
+        match self {
+            Self::Pipe(fd) => fd.close(),
+            Self::Socket(socket) => ForeignFd::from(socket).close(),
+        }
+    }
+
     /// Writes some of `bytes`. A pipe that `poll` has called writable takes a
     /// page without blocking, unless others write to it too.
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {

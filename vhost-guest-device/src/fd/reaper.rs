@@ -5,86 +5,133 @@
 //! Descriptors that a peer sent, and the threads that close them.
 
 use std::fmt;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{fallocate, FallocateFlags};
-use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper, ThreadHook};
+use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper};
 
-use super::crew::{Crew, Job, Shared};
+use super::crew::{Crew, Share};
+use super::launcher::Launcher;
 use crate::vmm::threads::{PROMPT_REAPER, REAPER};
 
-/// Descriptors waiting for their end, above which the device takes no more.
-pub(crate) const OVERLOAD: usize = 128;
+/// Descriptors of one frontend that wait for their end, above which the device
+/// takes no more from it.
+pub(crate) const OVERLOAD: usize = 64;
+
+/// Descriptors of one frontend that may be stuck while others of it are closed.
+const PATIENCE: usize = 2;
 
 /// Closes descriptors, on threads that have nothing else to do.
 ///
-/// One that a FUSE server holds up is replaced by the next; a frontend that
-/// holds up all of them finds [`Reaper::is_overloaded`] between it and its next
-/// connection. Memory and eventfds, which nobody can hold up, never wait behind
-/// the others: they have a thread to themselves.
+/// Each frontend has a part of these threads. One that a FUSE server holds up is
+/// replaced by the next; a frontend that holds up its whole part finds
+/// [`Reaper::is_overloaded`] between it and its next message, and the next
+/// frontend has a part of its own. Files of memory, which nobody can hold up, never
+/// wait behind anything else: they have a thread to themselves. So have main
+/// sockets that are empty.
 ///
-/// Clones share the threads. They end when the last clone and the last
-/// [`ForeignFd`] are gone and all is closed.
+/// Eventfds are not among them. One that is in an epoll set when its last
+/// descriptor is closed is taken out of the set, under a lock that whoever waits
+/// for the set can hold while its memory is not there (`eventpoll_release_file`).
+///
+/// Clones share the threads and the part.
 #[derive(Clone)]
 pub(crate) struct Reaper {
+    crews: Arc<Crews>,
     /// For what may take as long as a peer likes.
-    patient: Arc<Crew<End>>,
-    /// For what takes its time, and no longer.
-    prompt: Arc<Crew<End>>,
+    patient: Share,
+    /// For memory, which takes its time, and no longer.
+    memory: Share,
+    /// For sockets in which nothing is left.
+    sockets: Share,
+    /// Descriptors that may wait for their end, of all frontends.
+    most: usize,
+}
+
+struct Crews {
+    patient: Crew,
+    prompt: Crew,
 }
 
 impl Reaper {
-    /// Without threads: descriptors stay open until [`start`](Self::start).
-    pub(crate) fn new() -> Self {
+    /// Descriptors stay open until [`start`](Self::start). With more than `most`
+    /// of them waiting, no frontend is accepted.
+    pub(crate) fn new(most: usize) -> Self {
+        let crews = Arc::new(Crews {
+            patient: Crew::new(REAPER, PATIENCE),
+            prompt: Crew::new(PROMPT_REAPER, 1),
+        });
         Self {
-            patient: Arc::new(Crew::new(REAPER)),
-            prompt: Arc::new(Crew::new(PROMPT_REAPER)),
+            patient: crews.patient.share(),
+            memory: crews.prompt.share(),
+            sockets: crews.prompt.share(),
+            crews,
+            most,
         }
     }
 
-    /// Starts the threads; `hook` runs first in each.
-    ///
-    /// # Errors
-    ///
-    /// A thread could not be created, or its hook failed.
-    pub(crate) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
-        self.patient.start(hook)?;
-        self.prompt.start(hook)
+    /// Has threads made when there is something to close.
+    pub(crate) fn start(&self, launcher: &Launcher) {
+        self.crews.patient.start(launcher);
+        self.crews.prompt.start(launcher);
     }
 
     /// With its threads.
     #[cfg(test)]
-    pub(crate) fn spawn(hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<Self> {
-        let reaper = Self::new();
-        reaper.start(hook)?;
-        Ok(reaper)
+    pub(crate) fn spawn() -> Self {
+        let reaper = Self::new(2 * OVERLOAD);
+        reaper.start(&Launcher::start(None).unwrap());
+        reaper
+    }
+
+    /// With room for so many that frontends leave behind.
+    #[cfg(test)]
+    pub(crate) fn leave(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    /// For another frontend, which does not wait behind the ones before.
+    pub(crate) fn for_frontend(&self) -> Self {
+        Self {
+            patient: self.crews.patient.share(),
+            ..self.clone()
+        }
     }
 
     /// Descriptors that are not closed yet although nobody wants them.
     pub(crate) fn backlog(&self) -> usize {
-        self.patient.backlog() + self.prompt.backlog()
+        self.crews.patient.backlog() + self.crews.prompt.backlog()
     }
 
     /// Gives back the first `length` bytes of a memory file that was shared
-    /// with a peer, and closes it. It takes the file's lock, which the peer may
-    /// be holding.
+    /// with this frontend, and closes it. It takes the file's lock, which the peer
+    /// may be holding.
     pub(crate) fn empty(&self, fd: OwnedFd, length: u64) {
-        self.patient.push(End::Fd { fd, empty: length });
+        self.patient.push(move || {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // A file without room for a hole keeps its bytes: they are bounded.
+            let _ = fallocate(&fd, hole, 0, length);
+        });
     }
 
     /// Closes a range of a file that the VMM has opened.
     pub(crate) fn close_range(&self, mapper: &Arc<dyn SharedMemoryMapper>, range: RangeId) {
         let mapper = Arc::clone(mapper);
-        self.prompt.push(End::Range { mapper, range });
+        self.memory.push(move || mapper.close(range));
     }
 
-    /// Tells whether so many descriptors wait that their sender must be up to
-    /// something. The device takes nothing from a frontend and accepts nobody
-    /// until the backlog is smaller.
+    /// Tells whether so many descriptors of this frontend wait that it must be up
+    /// to something. The device takes nothing from it until they are fewer.
     pub(crate) fn is_overloaded(&self) -> bool {
-        self.backlog() > OVERLOAD
+        self.patient.backlog() > OVERLOAD || self.memory.backlog() > self.most
+    }
+
+    /// Tells whether the frontends before have left so many descriptors that the
+    /// process could not stand another one.
+    pub(crate) fn is_full(&self) -> bool {
+        let others = self.crews.patient.backlog() + self.sockets.backlog();
+        others > self.most || self.memory.backlog() > self.most
     }
 }
 
@@ -96,35 +143,15 @@ impl fmt::Debug for Reaper {
     }
 }
 
-/// Something to be closed.
-enum End {
-    /// A descriptor, after its file has been emptied of so many bytes.
-    Fd { fd: OwnedFd, empty: u64 },
-    /// A range of a file that the VMM has opened.
-    Range {
-        mapper: Arc<dyn SharedMemoryMapper>,
-        range: RangeId,
-    },
-}
-
-impl Job for End {
-    type Key = ();
-
-    fn key(&self) {}
-
-    fn run(self, _: &Shared<Self>) {
-        match self {
-            Self::Fd { fd, empty } => {
-                if empty > 0 {
-                    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                    // A file without room for a hole keeps its bytes: they are
-                    // bounded.
-                    let _ = fallocate(&fd, hole, 0, empty);
-                }
-            }
-            Self::Range { mapper, range } => mapper.close(range),
-        }
-    }
+/// How long closing a descriptor may take.
+#[derive(Clone, Copy, Debug)]
+enum Closing {
+    /// As long as a peer likes.
+    Open,
+    /// It ends by itself: a file of memory.
+    Memory,
+    /// So does this: a socket in which nothing is left.
+    Socket,
 }
 
 /// A descriptor that a peer sent. Dropping it hands it to the [`Reaper`]:
@@ -135,7 +162,7 @@ impl Job for End {
 pub(crate) struct ForeignFd {
     /// Present until the drop.
     fd: Option<OwnedFd>,
-    prompt: bool,
+    closing: Closing,
     reaper: Reaper,
 }
 
@@ -144,15 +171,26 @@ impl ForeignFd {
     pub(crate) fn new(fd: OwnedFd, reaper: &Reaper) -> Self {
         Self {
             fd: Some(fd),
-            prompt: false,
+            closing: Closing::Open,
             reaper: reaper.clone(),
         }
     }
 
-    /// Takes note that closing it waits for nobody: it is an eventfd, or a file of
-    /// memfd, tmpfs or hugetlbfs.
-    pub(super) fn mark_prompt(&mut self) {
-        self.prompt = true;
+    /// Takes note that closing it waits for nobody: it is a file of memfd, tmpfs
+    /// or hugetlbfs.
+    pub(super) fn is_memory(&mut self) {
+        self.closing = Closing::Memory;
+    }
+
+    /// Takes note that it is a socket that nobody else can send to, and in which
+    /// nothing is left: no descriptor is closed with it.
+    pub(crate) fn is_empty_socket(&mut self) {
+        self.closing = Closing::Socket;
+    }
+
+    /// Closes it here, on a thread that nobody waits for.
+    pub(super) fn close(mut self) {
+        drop(self.fd.take());
     }
 }
 
@@ -176,27 +214,21 @@ impl fmt::Debug for ForeignFd {
 impl Drop for ForeignFd {
     fn drop(&mut self) {
         if let Some(fd) = self.fd.take() {
-            let crew = match self.prompt {
-                true => &self.reaper.prompt,
-                false => &self.reaper.patient,
+            let share = match self.closing {
+                Closing::Open => &self.reaper.patient,
+                Closing::Memory => &self.reaper.memory,
+                Closing::Socket => &self.reaper.sockets,
             };
-            crew.push(End::Fd { fd, empty: 0 });
+            share.push(move || drop(fd));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Error, ErrorKind};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use rustix::pipe::pipe;
-    use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 
     use super::*;
-    use crate::vmm::threads::Thread;
-
-    const THREADS: usize = REAPER.count + PROMPT_REAPER.count;
 
     /// Blocks until the last writer of the pipe is closed.
     fn wait_for_end(reader: &OwnedFd) {
@@ -205,7 +237,7 @@ mod tests {
 
     #[test]
     fn closes_what_is_dropped() {
-        let reaper = Reaper::spawn(None).unwrap();
+        let reaper = Reaper::spawn();
         let (reader, writer) = pipe().unwrap();
         drop(ForeignFd::new(writer, &reaper));
         wait_for_end(&reader);
@@ -213,7 +245,7 @@ mod tests {
 
     #[test]
     fn closes_what_outlives_every_other_handle() {
-        let reaper = Reaper::spawn(None).unwrap();
+        let reaper = Reaper::spawn();
         let (reader, writer) = pipe().unwrap();
         let foreign = ForeignFd::new(writer, &reaper);
         drop(reaper);
@@ -223,46 +255,9 @@ mod tests {
 
     #[test]
     fn reports_what_it_has_to_do() {
-        let reaper = Reaper::spawn(None).unwrap();
+        let reaper = Reaper::spawn();
         assert_eq!(reaper.backlog(), 0);
-        assert!(!reaper.is_overloaded());
+        assert!(!reaper.is_overloaded() && !reaper.is_full());
         assert!(format!("{reaper:?}").contains("backlog: 0"));
-    }
-
-    #[test]
-    fn runs_the_hook_in_each_thread() {
-        let vmm = Arc::new(TestVmm::new());
-        let hook: Arc<dyn ThreadHook> = Arc::clone(&vmm) as _;
-        let _reaper = Reaper::spawn(Some(&hook)).unwrap();
-        let kinds = [REAPER, PROMPT_REAPER].into_iter();
-        let threads = kinds.flat_map(|kind| std::iter::repeat_n(kind, kind.count));
-        let name = |thread: Thread| thread.name.to_owned();
-        let started = threads.map(|thread| Call::ThreadStarted { name: name(thread) });
-        assert_eq!(vmm.calls(), started.collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn fails_when_a_hook_fails() {
-        for n in 0..THREADS {
-            let vmm = Arc::new(TestVmm::new());
-            vmm.fail_nth(n, ErrorKind::PermissionDenied);
-            let error = Reaper::spawn(Some(&(vmm as _))).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        }
-    }
-
-    #[test]
-    fn fails_when_a_hook_panics() {
-        struct Panics(AtomicUsize);
-        impl ThreadHook for Panics {
-            fn thread_started(&self, _: &str) -> io::Result<()> {
-                match self.0.fetch_add(1, Ordering::Relaxed) {
-                    0 => std::panic::resume_unwind(Box::new("quiet")),
-                    _ => Err(Error::other("not reached")),
-                }
-            }
-        }
-        let hook: Arc<dyn ThreadHook> = Arc::new(Panics(AtomicUsize::new(0)));
-        assert!(Reaper::spawn(Some(&hook)).is_err());
     }
 }

@@ -4,28 +4,34 @@
 
 //! Threads that signal foreign eventfds.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, IoSliceMut};
-use std::sync::Arc;
+use std::io::IoSliceMut;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::{preadv2, write, ReadWriteFlags};
-use vhost_guest_vmm_traits::ThreadHook;
 
-use super::crew::{Crew, Job, Shared};
+use super::crew::{Crew, Share};
 use super::kind::EventFd;
-use crate::vmm::threads::SIGNALLER;
+use super::launcher::Launcher;
+use crate::vmm::threads::{RESCUER, SIGNALLER};
 
 /// Eventfds that may wait for their signal: more than a device has doorbells.
 const MAX_WAITING: usize = 1024;
 
+/// Threads that one frontend may block, each on another eventfd.
+const PATIENCE: usize = 2;
+
 /// The offset that means "no offset" to `preadv2`; an eventfd has none.
 const NO_OFFSET: u64 = u64::MAX;
 
-/// Signals eventfds whose other end a frontend holds. A second thread keeps
-/// things moving, and unblocks the first, when a frontend manages to block it.
+/// How often a blocked thread's eventfd is read: first, and at last.
+const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_secs(1)];
+
+/// Signals eventfds whose other end a frontend holds.
 ///
 /// Most signals never pass here: the kernel signals the eventfd of a doorbell
 /// by itself. What is left are stores that reached the VMM (through the PCI
@@ -37,136 +43,278 @@ const NO_OFFSET: u64 = u64::MAX;
 ///
 /// A full counter means that a signal is pending already: such an eventfd is
 /// not written. A frontend that fills it between this look and the write
-/// blocks a thread, until it reads its eventfd or
-/// [`forget`](Self::forget) reads it.
+/// blocks a thread, until it reads its eventfd. It can block two, which are not
+/// the next frontend's; and when its eventfds are gone from the device
+/// ([`forget`](Self::forget)), another thread reads them, again and again, until
+/// those that are blocked have had their turn. A frontend that fills them
+/// faster for ever keeps its two threads; it works for that, and the device
+/// hardly does.
 pub(crate) struct Signaller {
-    crew: Crew<Work>,
+    writers: Crew,
+    rescuer: Crew,
+    /// Of the writers: the present frontend's.
+    share: Mutex<Share>,
+    /// Of the rescuer.
+    rescue: Share,
+    board: Arc<Board>,
 }
 
-enum Work {
-    Signal(EventFd),
-    /// Reads from the eventfd until the thread that is blocked on it is free.
-    Unblock(EventFd),
-    /// A signal whose eventfd a frontend filled after the look at it.
-    #[cfg(test)]
-    LostRace(EventFd),
+/// What is to be signalled.
+#[derive(Default)]
+struct Board(Mutex<Signals>);
+
+#[derive(Default)]
+struct Signals {
+    waiting: VecDeque<EventFd>,
+    /// Jobs of the present share for those that wait: as many at least.
+    jobs: usize,
+    /// Which share that is.
+    share: u64,
+    writing: Vec<Writing>,
+    /// Somebody frees the threads that are blocked for nothing.
+    rescuing: bool,
+}
+
+/// An eventfd that a thread is writing.
+struct Writing {
+    eventfd: EventFd,
+    /// It was signalled meanwhile.
+    again: bool,
+    /// It is not the device's any more.
+    forgotten: bool,
 }
 
 impl Signaller {
-    /// Without threads: signals wait until [`start`](Self::start).
+    /// Signals wait until [`start`](Self::start).
     pub(crate) fn new() -> Self {
+        let writers = Crew::new(SIGNALLER, PATIENCE);
+        let rescuer = Crew::new(RESCUER, 1);
         Self {
-            crew: Crew::new(SIGNALLER),
+            share: Mutex::new(writers.share()),
+            rescue: rescuer.share(),
+            writers,
+            rescuer,
+            board: Arc::default(),
         }
     }
 
-    /// Starts the threads; `hook` runs first in each.
-    ///
-    /// # Errors
-    ///
-    /// A thread could not be created, or its hook failed.
-    pub(crate) fn start(&self, hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<()> {
-        self.crew.start(hook)
+    /// Has threads made when there is something to signal.
+    pub(crate) fn start(&self, launcher: &Launcher) {
+        self.writers.start(launcher);
+        self.rescuer.start(launcher);
     }
 
     /// With its threads.
     #[cfg(test)]
-    pub(crate) fn spawn(hook: Option<&Arc<dyn ThreadHook>>) -> io::Result<Self> {
+    pub(crate) fn spawn() -> Self {
         let signaller = Self::new();
-        signaller.start(hook)?;
-        Ok(signaller)
+        signaller.start(&Launcher::start(None).unwrap());
+        signaller
     }
 
     /// Signals `eventfd` soon. Never blocks.
     ///
     /// Returns false if too many eventfds wait, so that the signal is lost:
-    /// only possible when a frontend has blocked all threads.
+    /// only possible when a frontend has blocked all its threads.
     pub(crate) fn signal(&self, eventfd: &EventFd) -> bool {
-        self.crew
-            .push_once(Work::Signal(eventfd.clone()), MAX_WAITING)
+        let mut signals = self.board.signals();
+        if signals.waiting.contains(eventfd) {
+            return true;
+        }
+        let mut writing = signals.writing.iter_mut();
+        if let Some(writing) = writing.find(|writing| writing.eventfd == *eventfd) {
+            // One thread is enough to be blocked on it.
+            writing.again = true;
+            return true;
+        }
+        if signals.waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        signals.waiting.push_back(eventfd.clone());
+        if signals.jobs < signals.waiting.len() {
+            signals.jobs += 1;
+            let (board, number) = (Arc::clone(&self.board), signals.share);
+            self.share().push(move || board.signal_next(number));
+        }
+        true
     }
 
     /// Ends all use of `eventfd`, which was detached from its doorbell: what
-    /// waits is dropped, and a thread that is blocked on it is freed. Never
-    /// blocks.
+    /// waits is dropped, and a thread that is blocked on it is freed, if the
+    /// frontend lets it. Never blocks.
     ///
     /// Tells whether there was a signal that may not have been made.
     pub(crate) fn forget(&self, eventfd: &EventFd) -> bool {
-        let found = self.crew.withdraw(&Some(eventfd.clone()));
-        if found.running {
-            self.unblock(eventfd.clone());
+        let mut signals = self.board.signals();
+        let at = signals.waiting.iter().position(|fd| fd == eventfd);
+        let waited = at.and_then(|at| signals.waiting.remove(at));
+        let mut writing = signals.writing.iter_mut();
+        let writing = writing.find(|writing| writing.eventfd == *eventfd);
+        let running = writing.is_some();
+        if let Some(writing) = writing {
+            writing.forgotten = true;
+            writing.again = false;
+            self.rescue(signals);
         }
-        found.any || found.running
+        waited.is_some() || running
     }
 
-    /// Blocks a thread on a full eventfd, until that is read.
+    /// All eventfds of the frontend's were forgotten. Threads that it has blocked
+    /// are not the next one's affair.
+    pub(crate) fn leave_frontend(&self) {
+        let mut signals = self.board.signals();
+        let mut share = self.share();
+        if share.backlog() > 0 {
+            *share = self.writers.share();
+            signals.share += 1;
+            signals.jobs = 0;
+        }
+    }
+
+    /// Sees to it that threads are freed.
+    fn rescue(&self, mut signals: MutexGuard<'_, Signals>) {
+        if !std::mem::replace(&mut signals.rescuing, true) {
+            let board = Arc::clone(&self.board);
+            self.rescue.push(move || board.rescue());
+        }
+    }
+
+    fn share(&self) -> MutexGuard<'_, Share> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blocks a thread on a full eventfd, until that is read: as if a frontend
+    /// had filled it after the look at it.
     #[cfg(test)]
     pub(crate) fn block_on(&self, full: &EventFd) {
-        self.crew.push(Work::LostRace(full.clone()));
-        while !self.crew.is_running(&Some(full.clone())) {
+        let (board, eventfd) = (Arc::clone(&self.board), full.clone());
+        self.share().push(move || {
+            board.signals().begin(eventfd.clone());
+            add_one(&eventfd);
+            board.end(&eventfd);
+        });
+        while !self.board.is_writing(full) {
             thread::yield_now();
         }
     }
 
-    /// Frees the thread that is writing to `eventfd` if it is blocked: at once
-    /// if nobody interferes; else one of the threads keeps at it.
-    fn unblock(&self, eventfd: EventFd) {
-        make_room(&eventfd);
-        self.crew.push_first(Work::Unblock(eventfd));
-    }
-
     /// Signals that wait or are under way.
+    #[cfg(test)]
     pub(crate) fn backlog(&self) -> usize {
-        self.crew.backlog()
+        let signals = self.board.signals();
+        signals.waiting.len() + signals.writing.len()
     }
 }
 
 impl fmt::Debug for Signaller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signaller")
-            .field("backlog", &self.backlog())
-            .finish()
+        f.debug_struct("Signaller").finish_non_exhaustive()
     }
 }
 
 impl Drop for Signaller {
     fn drop(&mut self) {
-        for eventfd in self.crew.withdraw_all().into_iter().flatten() {
-            self.unblock(eventfd);
+        let mut signals = self.board.signals();
+        // They are dropped outside the lock.
+        let waiting = std::mem::take(&mut signals.waiting);
+        for writing in &mut signals.writing {
+            writing.forgotten = true;
+            writing.again = false;
         }
+        if signals.writing.is_empty() {
+            drop(signals);
+        } else {
+            self.rescue(signals);
+        }
+        drop(waiting);
     }
 }
 
-impl Job for Work {
-    /// The eventfd that is being written.
-    type Key = Option<EventFd>;
+impl Signals {
+    fn begin(&mut self, eventfd: EventFd) {
+        self.writing.push(Writing {
+            eventfd,
+            again: false,
+            forgotten: false,
+        });
+    }
+}
 
-    fn key(&self) -> Self::Key {
-        match self {
-            Self::Signal(eventfd) => Some(eventfd.clone()),
-            Self::Unblock(_) => None,
-            #[cfg(test)]
-            Self::LostRace(eventfd) => Some(eventfd.clone()),
+impl Board {
+    fn signals(&self) -> MutexGuard<'_, Signals> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A writer's job: the next signal, if it is still wanted.
+    fn signal_next(&self, share: u64) {
+        let mut signals = self.signals();
+        if signals.share == share {
+            signals.jobs -= 1;
+        }
+        let Some(eventfd) = signals.waiting.pop_front() else {
+            return;
+        };
+        signals.begin(eventfd.clone());
+        drop(signals);
+        add_one_in_time(&eventfd);
+        self.end(&eventfd);
+    }
+
+    /// It was written. If it was signalled meanwhile, it is again.
+    fn end(&self, eventfd: &EventFd) {
+        while !self.is_done(eventfd) {
+            add_one_in_time(eventfd);
         }
     }
 
-    fn run(self, crew: &Shared<Self>) {
-        match self {
-            Self::Signal(eventfd) => {
-                if has_room(&eventfd) {
-                    add_one(&eventfd);
-                }
-            }
-            #[cfg(test)]
-            Self::LostRace(eventfd) => add_one(&eventfd),
-            Self::Unblock(eventfd) => {
-                let writer = Some(eventfd.clone());
-                while crew.is_running(&writer) {
-                    make_room(&eventfd);
-                    thread::sleep(Duration::from_millis(1));
-                }
-            }
+    /// Tells whether that is all.
+    fn is_done(&self, eventfd: &EventFd) -> bool {
+        let mut signals = self.signals();
+        let mut writing = signals.writing.iter_mut();
+        let Some(at) = writing.position(|writing| writing.eventfd == *eventfd) else {
+            return true;
+        };
+        let again = &mut signals.writing[at].again;
+        if std::mem::take(again) {
+            return false;
         }
+        let done = signals.writing.swap_remove(at);
+        drop(signals);
+        drop(done);
+        true
+    }
+
+    /// The rescuer's job: reads the eventfds that threads are blocked on for
+    /// nothing, until no thread is.
+    fn rescue(&self) {
+        let [mut pause, longest] = PAUSES;
+        let mut before = 0;
+        loop {
+            let mut signals = self.signals();
+            let writing = signals.writing.iter();
+            let blocked = writing.filter(|writing| writing.forgotten);
+            let blocked: Vec<_> = blocked.map(|writing| writing.eventfd.clone()).collect();
+            if blocked.is_empty() {
+                signals.rescuing = false;
+                return;
+            }
+            drop(signals);
+            pause = match blocked.len() > before {
+                true => PAUSES[0],
+                false => (2 * pause).min(longest),
+            };
+            before = blocked.len();
+            blocked.iter().for_each(make_room);
+            drop(blocked);
+            thread::sleep(pause);
+        }
+    }
+
+    #[cfg(test)]
+    fn is_writing(&self, eventfd: &EventFd) -> bool {
+        let signals = self.signals();
+        let mut writing = signals.writing.iter();
+        writing.any(|writing| writing.eventfd == *eventfd)
     }
 }
 
@@ -176,6 +324,13 @@ fn has_room(eventfd: &EventFd) -> bool {
     match poll(&mut fds, Some(&Timespec::default())) {
         Ok(_) => fds[0].revents().contains(PollFlags::OUT),
         Err(_) => false,
+    }
+}
+
+/// Signals, unless a signal is pending.
+fn add_one_in_time(eventfd: &EventFd) {
+    if has_room(eventfd) {
+        add_one(eventfd);
     }
 }
 
@@ -197,146 +352,4 @@ fn make_room(eventfd: &EventFd) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::ErrorKind;
-    use std::os::fd::{AsFd, OwnedFd};
-
-    use rustix::event::{eventfd, EventfdFlags};
-    use rustix::io::read;
-    use vhost_guest_vmm_traits::test_utils::TestVmm;
-
-    use super::*;
-    use crate::fd::{FdKinds, ForeignFd, Reaper};
-
-    const THREADS: usize = SIGNALLER.count;
-    /// The highest value of an eventfd's counter; one more blocks.
-    const FULL: u64 = u64::MAX - 1;
-
-    /// An eventfd as a frontend keeps it, and as the device received it.
-    fn received(count: u64) -> (OwnedFd, EventFd) {
-        let ours = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        write(&ours, &count.to_ne_bytes()).unwrap();
-        let reaper = Reaper::spawn(None).unwrap();
-        let sent = ForeignFd::new(ours.try_clone().unwrap(), &reaper);
-        let kinds = FdKinds::new().unwrap();
-        (ours, EventFd::check(sent, &kinds).unwrap())
-    }
-
-    /// Blocks until there is something to read.
-    fn count(fd: impl AsFd) -> u64 {
-        let mut count = [0; 8];
-        assert_eq!(read(fd, &mut count), Ok(8));
-        u64::from_ne_bytes(count)
-    }
-
-    fn wait_until(condition: impl Fn() -> bool) {
-        while !condition() {
-            thread::yield_now();
-        }
-    }
-
-    /// A signaller with nothing but blocked threads, and what they block on.
-    fn blocked() -> (Signaller, Vec<(OwnedFd, EventFd)>) {
-        let signaller = Signaller::spawn(None).unwrap();
-        let full: Vec<_> = (0..THREADS).map(|_| received(FULL)).collect();
-        for (_, eventfd) in &full {
-            signaller.crew.push(Work::LostRace(eventfd.clone()));
-        }
-        for (_, eventfd) in &full {
-            wait_until(|| signaller.crew.is_running(&Some(eventfd.clone())));
-        }
-        (signaller, full)
-    }
-
-    #[test]
-    fn signals_arrive() {
-        let signaller = Signaller::spawn(None).unwrap();
-        let (ours, eventfd) = received(0);
-        assert!(signaller.signal(&eventfd));
-        assert_eq!(count(&ours), 1);
-        assert!(signaller.signal(&eventfd));
-        assert_eq!(count(&ours), 1);
-    }
-
-    #[test]
-    fn leaves_a_full_eventfd_as_it_is() {
-        let signaller = Signaller::spawn(None).unwrap();
-        let (ours, eventfd) = received(FULL);
-        assert!(signaller.signal(&eventfd));
-        wait_until(|| signaller.backlog() == 0);
-        assert_eq!(count(&ours), FULL);
-    }
-
-    #[test]
-    fn serves_others_while_one_blocks() {
-        let signaller = Signaller::spawn(None).unwrap();
-        let (_full, full) = received(FULL);
-        signaller.crew.push(Work::LostRace(full));
-        let (ours, eventfd) = received(0);
-        assert!(signaller.signal(&eventfd));
-        assert_eq!(count(&ours), 1);
-    }
-
-    #[test]
-    fn forget_frees_blocked_threads() {
-        let (signaller, full) = blocked();
-        let (ours, waiting) = received(0);
-        assert!(signaller.signal(&waiting));
-        for (_, eventfd) in &full {
-            signaller.forget(eventfd);
-        }
-        assert_eq!(count(&ours), 1);
-        wait_until(|| signaller.backlog() == 0);
-    }
-
-    #[test]
-    fn drop_returns_and_frees_blocked_threads() {
-        let (signaller, full) = blocked();
-        drop(signaller);
-        for (_, eventfd) in &full {
-            wait_until(|| eventfd.holders() == 1);
-        }
-    }
-
-    #[test]
-    fn forgets_signals_that_wait() {
-        let (signaller, _full) = blocked();
-        let (_ours, eventfd) = received(0);
-        assert!(signaller.signal(&eventfd));
-        signaller.forget(&eventfd);
-        assert_eq!(eventfd.holders(), 1);
-    }
-
-    #[test]
-    fn waiting_signals_are_one_and_their_number_has_an_end() {
-        let (signaller, _full) = blocked();
-        let (_ours, first) = received(0);
-        for _ in 0..3 {
-            assert!(signaller.signal(&first));
-        }
-        assert_eq!(signaller.backlog(), THREADS + 1);
-
-        // As if a device had more doorbells than it can have.
-        let reaper = Reaper::spawn(None).unwrap();
-        let kinds = FdKinds::new().unwrap();
-        let ours = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let more: Vec<_> = (0..MAX_WAITING)
-            .map(|_| ForeignFd::new(ours.try_clone().unwrap(), &reaper))
-            .map(|fd| EventFd::check(fd, &kinds).unwrap())
-            .collect();
-        let taken = more.iter().filter(|fd| signaller.signal(fd)).count();
-        assert_eq!(taken, MAX_WAITING - 1);
-        assert!(signaller.signal(&first));
-        assert_eq!(signaller.backlog(), THREADS + MAX_WAITING);
-    }
-
-    #[test]
-    fn fails_when_a_hook_fails() {
-        for n in 0..THREADS {
-            let vmm = Arc::new(TestVmm::new());
-            vmm.fail_nth(n, ErrorKind::PermissionDenied);
-            let error = Signaller::spawn(Some(&(vmm as _))).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        }
-    }
-}
+mod tests;

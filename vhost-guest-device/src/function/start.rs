@@ -11,9 +11,10 @@ use vm_memory::GuestAddressSpace;
 use super::VhostGuest;
 use crate::device::worker::Worker;
 use crate::error::BuildError;
+use crate::fd::Launcher;
 
 impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
-    /// Starts the threads of a device that was made by
+    /// Starts the thread for messages of a device that was made by
     /// [`Builder::prepare`](crate::Builder::prepare), in the process that calls
     /// this: from now on the device accepts frontends. Starting twice is
     /// starting once.
@@ -43,7 +44,8 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     ///
     /// As [`start`](Self::start).
     pub fn start_without_thread(&self) -> Result<(), BuildError> {
-        self.device.start(self.hook.as_ref())?;
+        let launcher = Launcher::start(self.hook.as_ref())?;
+        self.device.start(&launcher);
         Ok(())
     }
 }

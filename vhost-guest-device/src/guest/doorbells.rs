@@ -147,6 +147,7 @@ impl Doorbells {
         for eventfd in detached {
             self.signaller.forget(&eventfd);
         }
+        self.signaller.leave_frontend();
         outcome
     }
 

@@ -142,7 +142,7 @@ impl Bench {
 
     /// With a mapper that need not be the test VMM.
     fn on(mapper: Arc<dyn SharedMemoryMapper>, vmm: Arc<TestVmm>, limits: MemoryLimits) -> Self {
-        let (epochs, reaper) = (Arc::new(Epochs::default()), Reaper::spawn(None).unwrap());
+        let (epochs, reaper) = (Arc::new(Epochs::default()), Reaper::spawn());
         let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs));
         let window = Arc::new(Ordered::new(window));
         let (lock, epoch) = (Arc::clone(&window), epochs.current());

@@ -13,7 +13,7 @@ use crate::connection::{carried, carried_with_migration, Connection, Session};
 use crate::error::Fault;
 use crate::event_loop::deadline::Deadline;
 use crate::event_loop::poller::{Interest, Ready, Token};
-use crate::fd::ForeignFd;
+use crate::fd::{ForeignFd, Launcher};
 use crate::memory::Missing;
 use crate::shared::{Condition, Shared};
 
@@ -55,6 +55,12 @@ impl<M: GuestAddressSpace> Server<M> {
             self.fail(shared, fault);
         }
         self.wait_for_next_frontend(shared);
+        if let Some(error) = self.launcher.as_ref().and_then(Launcher::take_failure) {
+            // What peers have left to do waits for it. It is tried again.
+            shared
+                .journal
+                .warn(format_args!("environment: cannot make a thread: {error}"));
+        }
     }
 
     fn try_turn(&mut self, shared: &Shared, ready: &[Ready]) -> Result<(), Fault> {
@@ -115,11 +121,10 @@ impl<M: GuestAddressSpace> Server<M> {
     /// be used, it counts at once: it would be reported for ever.
     fn check_hang_up(&mut self, shared: &Shared, hung_up: HungUp) -> Result<(), Fault> {
         let busy = may_use_queues(shared);
-        let reads = busy && !self.reaper.is_overloaded();
         let Some((connection, mut on, _)) = self.connected(shared) else {
             return Ok(());
         };
-        if hung_up.frontend && !(reads && connection.wants_request()) {
+        if hung_up.frontend && !(busy && connection.wants_request()) {
             return Err(Fault::HungUp);
         }
         if hung_up.channel && !(busy && connection.wants_channel_reply()) {
@@ -133,7 +138,7 @@ impl<M: GuestAddressSpace> Server<M> {
         if !self.wants_frontend(shared) || self.listener.is_resting() {
             return;
         }
-        if self.reaper.is_overloaded() {
+        if self.reaper.is_full() {
             // The frontends before left more descriptors than can be closed.
             shared
                 .journal
@@ -151,7 +156,8 @@ impl<M: GuestAddressSpace> Server<M> {
 
     /// A frontend has connected, for which the driver may not wait any more.
     fn greet(&mut self, shared: &Shared, socket: OwnedFd) {
-        let socket = ForeignFd::new(socket, &self.reaper);
+        let reaper = self.reaper.for_frontend();
+        let socket = ForeignFd::new(socket, &reaper);
         let epoch = {
             let mut registers = shared.registers.lock();
             if !(registers.is_running() && registers.backend_up()) {
@@ -164,7 +170,7 @@ impl<M: GuestAddressSpace> Server<M> {
         self.renew_memory(epoch);
         shared.journal.info(format_args!("a frontend connected"));
         shared.counters.frontends.add(1);
-        let connection = Connection::new(socket, &self.reaper, self.session(), epoch);
+        let connection = Connection::new(socket, reaper, self.session(), epoch);
         self.connection = Some(connection);
     }
 
@@ -197,13 +203,12 @@ impl<M: GuestAddressSpace> Server<M> {
         let Some(connection) = &self.connection else {
             return Ok(());
         };
-        let overloaded = self.reaper.is_overloaded();
-        if overloaded {
+        if connection.is_overloaded() {
             // Nothing tells when it is over.
             self.listener.rest();
         }
         let interest = Interest {
-            read: busy && !overloaded && connection.wants_request(),
+            read: busy && connection.wants_request(),
             write: busy && connection.socket.is_sending(),
         };
         self.poller

@@ -432,15 +432,22 @@ fn channel_after_channel_takes_no_more_than_the_threads_there_are() {
     let [(fd, _ours), _] = channels(LOAD);
     for _ in 0..100 {
         frontend.send(&message(42, 1, &words(&[LOAD])), &[fd.as_fd()]);
-        // One is refused while those before it are still being given up.
-        let answer = match rig.request() {
-            Some(_) => {
-                rig.reply(42, &words(&[0]));
-                0x100
+        // One is refused while those before it are still being given up, and one
+        // waits while many are.
+        let (answer, reply) = loop {
+            let answer = match rig.request() {
+                Some(_) => {
+                    rig.reply(42, &words(&[0]));
+                    0x100
+                }
+                None => 0x101,
+            };
+            match frontend.receive() {
+                Some(reply) => break (answer, reply),
+                None => wait_for_turn(&rig),
             }
-            None => 0x101,
         };
-        assert_eq!(frontend.receive(), Some(message(42, 5, &words(&[answer]))));
+        assert_eq!(reply, message(42, 5, &words(&[answer])));
         assert!(rig.device.server().pump.as_ref().unwrap().busy() <= 4);
     }
     drop(frontend);

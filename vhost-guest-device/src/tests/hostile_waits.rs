@@ -50,7 +50,7 @@ fn no_message_makes_the_device_wait_for_a_file_system() {
         return;
     };
     // The frontend's own descriptors are not closed by a test, either.
-    let reaper = Reaper::spawn(None).unwrap();
+    let reaper = Reaper::spawn();
     let requests = requests();
     let files = mount.dead_files(requests.len(), &reaper);
     let mut siege = Siege::with_migration();

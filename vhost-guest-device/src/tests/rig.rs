@@ -20,6 +20,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 pub(crate) use super::peer::{event, memory_file, Frontend};
 use crate::device::Device;
 use crate::event_loop::poller;
+use crate::fd::Launcher;
 use crate::function::Builder;
 use crate::guest::pci::bars::{COMMON, DEVICE, MSIX_TABLE, NOTIFY, NOTIFY_MULTIPLIER};
 use crate::guest::pci::BarMove;
@@ -161,7 +162,7 @@ impl Rig {
         };
         lend(&mut services);
         let device = Device::new(listener, &options, services).unwrap();
-        device.start(None).unwrap();
+        device.start(&Launcher::start(None).unwrap());
         Self {
             device,
             vmm,

@@ -25,7 +25,10 @@
 //! assert!(!allowed("vhost-guest-fd").contains(&"sendmsg"));
 //! ```
 //!
-//! All threads are started while the device is started, and none later.
+//! An idle device has its worker, and nothing else. The others are made when there
+//! is work for them, by a thread that is there for nothing else ([`LAUNCHER`]), and
+//! end when there has been none for a second. The VMM's own threads that call the
+//! device make none.
 //!
 //! A test of the examples runs a full session with such filters on x86-64. It
 //! may be that another C library, or another version of `rustix`, does the same
@@ -36,7 +39,7 @@
 pub struct Thread {
     /// The name of each, as a hook and `ps` see it.
     pub name: &'static str,
-    /// How many there are.
+    /// How many there are at most, in one device.
     pub count: usize,
     /// The system calls of its own, besides those of [`EVERY_THREAD`].
     pub syscalls: &'static [&'static str],
@@ -54,10 +57,12 @@ pub const WORKER: Thread = Thread {
         "accept4",
         "epoll_ctl",
         "epoll_pwait",
+        "ioctl",
         "read",
         "recvmsg",
         "sendmsg",
         "setsockopt",
+        "shutdown",
         "timerfd_settime",
         "write",
         // What is a descriptor that a frontend sent?
@@ -67,12 +72,11 @@ pub const WORKER: Thread = Thread {
         "getsockopt",
         "readlinkat",
         "statx",
-        // Eventfds of a frontend's: what waits behind a mask, and one that is
-        // full and given up.
+        // Eventfds of a frontend's: what waits behind a mask.
         "ppoll",
-        "preadv2",
         // Memory that may be truncated.
         "inotify_add_watch",
+        "inotify_init1",
         "inotify_rm_watch",
         // Records of requests under way.
         "fstat",
@@ -84,28 +88,56 @@ pub const WORKER: Thread = Thread {
     ],
 };
 
-/// Closes descriptors that a frontend sent, which may take for ever.
+/// Makes the other threads but [`WORKER`], when there is work for them. It exists
+/// from the start of the first device on, once for all devices of a process that
+/// have the same hook, and touches nothing of anybody's. The others inherit its
+/// filter: that has to let pass what is listed for them as well, and what their
+/// hook does.
+pub const LAUNCHER: Thread = Thread {
+    name: "vhost-guest-new",
+    count: 1,
+    syscalls: &[
+        "clone3",
+        // The beginning of a thread, before its hook.
+        "prctl",
+        "rseq",
+        "sched_getaffinity",
+        "set_robust_list",
+    ],
+};
+
+/// Closes descriptors that a frontend sent, which may take for ever. Two are one
+/// frontend's.
 pub const REAPER: Thread = Thread {
     name: "vhost-guest-fd",
-    count: 3,
+    count: 8,
     // Debug builds make sure of a descriptor (`fcntl`) before they close it.
     syscalls: &["close", "fallocate", "fcntl"],
 };
 
-/// Closes memory and eventfds that a frontend sent, which waits for nobody.
+/// Closes memory that a frontend sent, and sockets in which nothing is left: one
+/// thread each, which waits for nobody.
 pub const PROMPT_REAPER: Thread = Thread {
     name: "vhost-guest-mem",
-    count: 1,
+    count: 2,
     // `fcntl` as above.
     syscalls: &["close", "fcntl"],
 };
 
-/// Signals eventfds that a frontend sent, which may take until the frontend
-/// hangs up.
+/// Signals eventfds that a frontend sent, which may take for as long as that
+/// frontend likes. Two are one frontend's.
 pub const SIGNALLER: Thread = Thread {
     name: "vhost-guest-sig",
-    count: 2,
-    syscalls: &["clock_nanosleep", "ppoll", "preadv2", "write"],
+    count: 8,
+    // The last to have an eventfd closes nothing, but hands it on.
+    syscalls: &["ppoll", "write"],
+};
+
+/// Frees signallers that a frontend which is gone has blocked.
+pub const RESCUER: Thread = Thread {
+    name: "vhost-guest-res",
+    count: 1,
+    syscalls: &["clock_nanosleep", "ppoll", "preadv2"],
 };
 
 /// Moves device state through pipes and sockets that a frontend sent. Only
@@ -120,7 +152,15 @@ pub const PUMP: Thread = Thread {
 };
 
 /// All kinds.
-pub const ALL: [Thread; 5] = [WORKER, REAPER, PROMPT_REAPER, SIGNALLER, PUMP];
+pub const ALL: [Thread; 7] = [
+    WORKER,
+    LAUNCHER,
+    REAPER,
+    PROMPT_REAPER,
+    SIGNALLER,
+    RESCUER,
+    PUMP,
+];
 
 /// What every thread of a Rust program does after its hook: locks and memory,
 /// signal handlers, and its end.

@@ -39,6 +39,8 @@ struct Made {
     file: OwnedFd,
     identity: FileIdentity,
     size: u64,
+    /// Whose frontend asked for it.
+    reaper: Reaper,
 }
 
 impl InflightMemory {
@@ -63,13 +65,13 @@ impl InflightMemory {
         if size > limit {
             return Err(GuestFault::InflightSize { size, limit }.into());
         }
-        let (memory, made) = make(size).map_err(EnvironmentFault::Inflight)?;
+        let (memory, made) = make(size, reaper).map_err(EnvironmentFault::Inflight)?;
         if self.pending {
             // The frontend went away before the guest's answer came. It counts
             // on what it set.
-            self.keep_latest(reaper);
+            self.keep_latest();
         }
-        empty(self.latest.replace(made), reaper);
+        empty(self.latest.replace(made));
         Ok(memory)
     }
 
@@ -80,9 +82,9 @@ impl InflightMemory {
 
     /// The guest has the record in `file`: it took the one that was set last, or
     /// did not and keeps the one before.
-    pub(crate) fn settle(&mut self, file: Option<FileIdentity>, reaper: &Reaper) {
+    pub(crate) fn settle(&mut self, file: Option<FileIdentity>) {
         if self.pending && self.is_latest(file) {
-            self.keep_latest(reaper);
+            self.keep_latest();
         }
         self.pending = false;
     }
@@ -92,23 +94,24 @@ impl InflightMemory {
         file.is_some() && file == latest
     }
 
-    fn keep_latest(&mut self, reaper: &Reaper) {
+    fn keep_latest(&mut self) {
         let before = std::mem::replace(&mut self.set, self.latest.take());
         self.pending = false;
-        empty(before, reaper);
+        empty(before);
     }
 }
 
 /// Punching a hole takes the file's lock, which the frontend may be holding: a
-/// thread does it that nobody waits for.
-fn empty(made: Option<Made>, reaper: &Reaper) {
+/// thread does it that nobody waits for, at the expense of the frontend that asked
+/// for the file.
+fn empty(made: Option<Made>) {
     if let Some(made) = made {
-        reaper.empty(made.file, made.size);
+        made.reaper.empty(made.file, made.size);
     }
 }
 
 /// A file of `size` bytes for the frontend, and what is kept of it.
-fn make(size: u64) -> io::Result<(OwnedFd, Made)> {
+fn make(size: u64, reaper: &Reaper) -> io::Result<(OwnedFd, Made)> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = host::ask(|| memfd_create("vhost-guest-inflight", flags))?;
     host::ask(|| ftruncate(&memory, size))?;
@@ -118,6 +121,7 @@ fn make(size: u64) -> io::Result<(OwnedFd, Made)> {
         identity: FileIdentity::of(memory.as_fd())?,
         file: memory.try_clone()?,
         size,
+        reaper: reaper.clone(),
     };
     Ok((memory, made))
 }

@@ -38,7 +38,7 @@ const LAX: MemoryPolicy = MemoryPolicy {
 };
 
 fn foreign(fd: impl Into<OwnedFd>) -> ForeignFd {
-    ForeignFd::new(fd.into(), &Reaper::spawn(None).unwrap())
+    ForeignFd::new(fd.into(), &Reaper::spawn())
 }
 
 fn memfd(seals: SealFlags) -> OwnedFd {

@@ -3,14 +3,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::pipe;
-use vhost_guest_vmm_traits::test_utils::TestVmm;
 use vmm_sys_util::signal::get_blocked_signals;
 
 use super::*;
@@ -20,11 +19,11 @@ const CHUNK: usize = 4096;
 
 fn pump() -> (Pump, Arc<OwnedFd>) {
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-    (Pump::spawn(CHUNK, &wake, None).unwrap(), wake)
+    (Pump::spawn(CHUNK, &wake), wake)
 }
 
 fn channel(fd: impl Into<OwnedFd>, direction: Transfer) -> StateFd {
-    let reaper = Reaper::spawn(None).unwrap();
+    let reaper = Reaper::spawn();
     StateFd::check(ForeignFd::new(fd.into(), &reaper), direction).unwrap()
 }
 
@@ -214,19 +213,8 @@ fn descriptors_in_the_stream_are_not_received() {
 #[test]
 fn its_threads_survive_a_pipe_without_a_reader() {
     let prepared = thread::spawn(|| {
-        Work::prepare().unwrap();
+        survive_broken_pipes();
         get_blocked_signals().unwrap()
     });
     assert!(prepared.join().unwrap().contains(&SIGPIPE));
-}
-
-#[test]
-fn fails_when_a_hook_fails() {
-    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-    for n in 0..THREADS {
-        let vmm = Arc::new(TestVmm::new());
-        vmm.fail_nth(n, ErrorKind::PermissionDenied);
-        let error = Pump::spawn(CHUNK, &wake, Some(&(vmm as _))).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    }
 }

@@ -21,9 +21,9 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new() -> Self {
         Peer {
-            reaper: Reaper::spawn(None).unwrap(),
+            reaper: Reaper::spawn(),
             kinds: FdKinds::new().unwrap(),
-            signaller: Arc::new(Signaller::spawn(None).unwrap()),
+            signaller: Arc::new(Signaller::spawn()),
         }
     }
 
