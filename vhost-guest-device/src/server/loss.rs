@@ -26,6 +26,10 @@ impl<M: GuestAddressSpace> Server<M> {
             // It is told as the device's end.
             Fault::Dead(error) => shared.die(io::Error::other(error)),
             fault => {
+                if matches!(fault, Fault::Environment(_)) {
+                    // The next frontend would meet the same limit.
+                    self.listener.rest();
+                }
                 self.tell(shared, &fault);
                 let new = shared.registers.lock().set_needs_reset();
                 shared.tell_needs_reset(new);

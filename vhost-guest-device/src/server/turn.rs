@@ -47,10 +47,6 @@ impl<M: GuestAddressSpace> Server<M> {
             self.check_limits(shared, ready);
         }
         if let Err(fault) = self.wait_for_frontend(shared) {
-            if matches!(fault, Fault::Environment(_)) {
-                // The next frontend would meet the same limit.
-                self.listener.rest();
-            }
             // Without a frontend there is nothing of a peer's to wait for.
             self.fail(shared, fault);
         }

@@ -16,8 +16,11 @@ use rustix::io::Errno;
 use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::session::assert_recovers;
+use super::rig::{self, memory_file, message, words, Frontend, Rig};
+use super::session::{assert_recovers, exchange};
+use super::siege::{wait_for_turn, PLAIN, SIZE, USER};
 use super::vmm_faults::{session, whole};
+use crate::connection::carried;
 use crate::error::BuildError;
 use crate::function::Builder;
 use crate::host::failure;
@@ -106,10 +109,6 @@ fn survives(n: usize, errno: Errno) -> bool {
     assert_eq!(vmm.mappings(), [], "{what}");
     assert_eq!(vmm.armed(), [], "{what}");
     assert!(vmm.doorbells().len() <= 6, "{what}");
-    if failed {
-        // Behind a limit of the host's the device rests.
-        std::thread::sleep(Duration::from_millis(120));
-    }
     assert_recovers(&mut rig, &what);
     failed
 }
@@ -122,5 +121,40 @@ fn every_call_of_a_session_may_fail_once() {
     for errno in [Errno::NOMEM, Errno::NOSPC] {
         let calls = (0..).take_while(|n| survives(*n, errno)).count();
         assert!(calls > 40, "only {calls} calls");
+    }
+}
+
+/// The driver resets the device, and a frontend comes.
+fn another(rig: &mut Rig) -> Frontend {
+    rig.start();
+    rig.backend_up();
+    let frontend = rig.connect();
+    rig.run();
+    frontend
+}
+
+/// The next frontend would meet the same limit, as fast as it can connect.
+#[test]
+fn a_device_rests_when_the_host_is_at_a_limit() {
+    if !is_alone("a_device_rests_when_the_host_is_at_a_limit") {
+        return;
+    }
+    let table = message(5, PLAIN, &words(&[1, 0, SIZE, USER, 0]));
+    let record = message(31, PLAIN, &words(&[0, 0, 2 | 256 << 16]));
+    // An instance of inotify; a watch; a file for a record of requests.
+    for (calls, request) in [(0, &table), (1, &table), (0, &record)] {
+        let (mut rig, mut frontend) = rig::connected();
+        rig.negotiate(&mut frontend, carried());
+        failure::after(calls, Errno::NOSPC);
+        let fds = [memory_file(SIZE).into()];
+        let fds = if request == &table { &fds[..] } else { &[] };
+        exchange(&mut rig, &mut frontend, request, fds);
+        assert!(failure::happened());
+        assert!(rig.needs_reset(), "call {calls}");
+        let _next = another(&mut rig);
+        assert_eq!(rig.up(), 1, "it is accepted at once");
+        wait_for_turn(&rig);
+        rig.run();
+        assert_eq!(rig.up(), 3, "it is never accepted");
     }
 }

@@ -489,6 +489,9 @@ fn a_hang_up_without_descriptors_for_more_is_the_environments_fault() {
     siege.rig.device.turn(&ready);
     setrlimit(Resource::Nofile, usual).unwrap();
     siege.assert_lost(frontend, "no descriptors");
+    // The next one would meet the same limit.
+    wait_for_turn(&siege.rig);
+    siege.rig.run();
     siege.serves_the_next();
 }
 

@@ -8,6 +8,8 @@
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use vhost_guest_msg::{frontend, HeaderFlags, ProtocolFeatures};
@@ -104,7 +106,8 @@ pub(crate) fn introduce(rig: &mut Rig) -> Frontend {
 }
 
 /// Frontends and drivers are served again, after a reset or two: frontends
-/// that gave up while they waited are found out one by one.
+/// that gave up while they waited are found out one by one, and the device may
+/// have to rest.
 pub(crate) fn assert_recovers(rig: &mut Rig, what: &str) {
     rig.posts = [8, 0, 8, 0];
     let mut frontend = rig.connect();
@@ -118,6 +121,7 @@ pub(crate) fn assert_recovers(rig: &mut Rig, what: &str) {
         if frontend.receive() == reply {
             return;
         }
+        thread::sleep(Duration::from_millis(5));
     }
     panic!("{what}: nobody is served any more");
 }
