@@ -15,6 +15,7 @@ mod event_loop;
 mod eventfds;
 mod frontends;
 mod gates;
+mod held_locks;
 mod host_faults;
 mod hostile_descriptors;
 mod hostile_flow;

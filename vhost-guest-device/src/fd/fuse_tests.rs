@@ -251,7 +251,7 @@ fn closing_waits_in_other_threads() {
 }
 
 /// Whether a thread of this name waits for something that no signal ends.
-fn is_stuck(name: &str) -> bool {
+pub(crate) fn is_stuck(name: &str) -> bool {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     threads.filter_map(Result::ok).any(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
