@@ -225,7 +225,7 @@ fn left_behind(before: &Held) -> std::io::Result<Vec<String>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let now = Held::by_process()?;
-        let mut differences = before.differences(&now);
+        let mut differences = before.growth(&now);
         differences.retain(|name| !name.starts_with("mappings: ") || name.contains("(deleted)"));
         if differences.is_empty() || Instant::now() >= deadline {
             return Ok(differences);

@@ -73,15 +73,16 @@ impl Held {
         let start = Instant::now();
         loop {
             let now = Self::now(machine).context("counting")?;
-            if now == *self || start.elapsed() > patience {
-                return Ok(self.differences(&now));
+            let growth = self.growth(&now);
+            if growth.is_empty() || start.elapsed() > patience {
+                return Ok(growth);
             }
             thread::sleep(PAUSE);
         }
     }
 
-    /// What is different `now`.
-    pub fn differences(&self, now: &Self) -> Vec<String> {
+    /// What there is more of `now`. Threads that have nothing to do end.
+    pub fn growth(&self, now: &Self) -> Vec<String> {
         let mut names: Vec<_> = self.0.keys().chain(now.0.keys()).collect();
         names.sort();
         names.dedup();
@@ -90,7 +91,7 @@ impl Held {
             .into_iter()
             .map(|name| (name, count(self, name), count(now, name)));
         counts
-            .filter(|(_, before, after)| before != after)
+            .filter(|(_, before, after)| after > before)
             .map(|(name, before, after)| format!("{name}: {before} before, {after} after"))
             .collect()
     }
@@ -184,19 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_different() {
+    fn names_what_has_grown() {
         let before = held(&[("a", 1), ("b", 2), ("c", 3)]);
         let after = held(&[("a", 1), ("b", 3), ("d", 1)]);
-        let differences = before.differences(&after);
-        assert_eq!(
-            differences,
-            [
-                "b: 2 before, 3 after",
-                "c: 3 before, 0 after",
-                "d: 0 before, 1 after"
-            ]
-        );
-        assert!(before.differences(&before).is_empty());
+        let growth = before.growth(&after);
+        assert_eq!(growth, ["b: 2 before, 3 after", "d: 0 before, 1 after"]);
+        assert!(before.growth(&before).is_empty());
     }
 
     #[test]

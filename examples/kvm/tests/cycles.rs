@@ -67,7 +67,7 @@ fn alone() {
     // Descriptors are closed by a thread that nobody waits for.
     let mut left = Vec::new();
     settle_or(|| {
-        left = before.differences(&Held::by_process().unwrap());
+        left = before.growth(&Held::by_process().unwrap());
         left.is_empty()
     });
     // The kicks that are kept here are the frontends' own: as many as before.

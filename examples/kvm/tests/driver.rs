@@ -166,6 +166,14 @@ impl Driver {
         self.read(KICK_VECTORS + 2)
     }
 
+    /// Resets the device, and waits until it is done.
+    pub fn reset(&mut self) {
+        self.write(STATUS, &[0]);
+        while self.status() != 0 {
+            std::thread::yield_now();
+        }
+    }
+
     /// Everything that a driver does: the function, interrupts, queues,
     /// `BACKEND_UP`. Each kick has an MSI-X vector, and it raises
     /// [`kick_vector`].
@@ -176,7 +184,7 @@ impl Driver {
             self.set_message(FIRST_KICK + vring, kick_vector(vring));
             self.set_mask(FIRST_KICK + vring, false);
         }
-        self.write(STATUS, &[0]);
+        self.reset();
         self.write(STATUS, &[1]);
         self.write(STATUS, &[3]);
         self.write(0x08, &1_u32.to_le_bytes());

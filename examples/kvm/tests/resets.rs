@@ -78,7 +78,7 @@ fn assert_cut_off(rig: &mut Rig, vring: &crate::rig::Vring, [bell, memory]: [u64
 #[test]
 fn takes_everything_from_the_guest_at_resets() {
     let resets: [fn(&mut Rig); 4] = [
-        |rig| rig.driver.write(0x14, &[0]),
+        |rig| rig.driver.reset(),
         |rig| {
             let (register, value) = INITIATE_RESET;
             rig.driver.config_write(register, &[value]);

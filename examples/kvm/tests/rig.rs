@@ -206,11 +206,16 @@ impl Rig {
     }
 
     /// Waits until the device has seen all that the driver has sent: a turn that
-    /// begins after now.
+    /// begins after now, and its end.
     pub fn catch_up(&mut self) {
-        let turns = self.function.statistics().turns;
-        self.driver.notify(1);
-        self.wait("a turn", |rig| rig.function.statistics().turns > turns);
+        // The first of these may have begun before it was asked for, the second one
+        // has not.
+        for _ in 0..2 {
+            let turns = self.function.statistics().turns;
+            self.driver.notify(1);
+            self.wait("a turn", |rig| rig.function.statistics().turns > turns);
+        }
+        self.function.memory_changed();
     }
 
     /// Guest physical address of a vring's call doorbell.

@@ -71,12 +71,10 @@ impl Worker {
 }
 
 fn run<M: GuestAddressSpace>(device: &Device<M>, epoll: &OwnedFd) {
-    loop {
-        let waited = poller::wait(epoll.as_fd(), true);
-        if device.shared.condition() == Condition::Stopped {
-            return;
-        }
-        match waited {
+    // A turn takes note of having been woken. So whoever wakes the worker to end it
+    // may have done so before the turn that is just over, or does so later.
+    while device.shared.condition() != Condition::Stopped {
+        match poller::wait(epoll.as_fd(), true) {
             Ok(ready) => device.turn(&ready),
             Err(error) => return device.shared.die(error),
         }

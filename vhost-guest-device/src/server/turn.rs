@@ -32,13 +32,17 @@ impl<M: GuestAddressSpace> Server<M> {
     /// pause, and whoever shares the VMM's event loop, wait for neither a chatty
     /// frontend nor a chatty guest.
     pub(crate) fn turn(&mut self, shared: &Shared, ready: &[Ready]) {
+        if ready.iter().any(|event| event.token == Token::Wake) {
+            // Before anything is looked at: what changes from here on comes with
+            // another wake.
+            drain(&shared.wakes());
+        }
         if self.is_paused() {
             // The turn that was asked for comes with the end of the pause.
-            return drain(&shared.wakes());
+            return;
         }
         shared.counters.turns.add(1);
         if shared.registers.lock().reset_pending() {
-            drain(&shared.wakes());
             self.continue_reset(shared);
         } else {
             if let Err(fault) = self.try_turn(shared, ready) {
@@ -81,7 +85,7 @@ impl<M: GuestAddressSpace> Server<M> {
         let mut hung_up = HungUp::default();
         for event in ready {
             match event.token {
-                Token::Wake => drain(&shared.wakes()),
+                Token::Wake => {}
                 Token::Timer => self.listener.resume(),
                 Token::Queue(queue) => {
                     if let Some(eventfd) = shared.registers.lock().queue_eventfd(queue) {
