@@ -54,7 +54,7 @@ use vm_memory::GuestMemory;
 
 use crate::error::Fault;
 use crate::event_loop::poller::Poller;
-use crate::fd::{FdKinds, ForeignFd, Pump, Reaper, Stream};
+use crate::fd::{Channels, FdKinds, ForeignFd, Pump, Reaper, Stream};
 use crate::guest::queue::Reserved;
 use crate::guest::registers::Registers;
 use crate::memory::{Memory, Ticket};
@@ -136,6 +136,8 @@ pub(crate) struct Connection {
     pub socket: Socket,
     /// Closes what the frontend sends.
     reaper: Reaper,
+    /// Opens its backend channel.
+    channels: Channels,
     channel: Channel,
     pub session: Session,
     vrings: Vrings,
@@ -166,10 +168,17 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A frontend that has just connected.
-    pub(crate) fn new(socket: ForeignFd, reaper: Reaper, session: Session, epoch: Epoch) -> Self {
+    pub(crate) fn new(
+        socket: ForeignFd,
+        reaper: Reaper,
+        channels: Channels,
+        session: Session,
+        epoch: Epoch,
+    ) -> Self {
         Self {
             socket: Socket::new(socket, &reaper, session.limits()),
             reaper,
+            channels,
             channel: Channel::Absent,
             session,
             vrings: Vrings::default(),

@@ -27,7 +27,7 @@ use crate::connection::InflightMemory;
 use crate::device::options::Options;
 use crate::event_loop::alarm::Alarm;
 use crate::event_loop::poller::Ready;
-use crate::fd::{Pump, Reaper, Signaller};
+use crate::fd::{Channels, Pump, Reaper, Signaller};
 use crate::guest::driver_memory::DriverMemory;
 use crate::guest::queue::{MAX_CHAIN, MAX_QUEUE_SIZE};
 use crate::guest::registers::{Registers, Setup};
@@ -63,6 +63,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let wake = Arc::new(host::ask(|| {
             eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
         })?);
+        let channels = Channels::new(&wake);
         let pump = options.migration;
         let pump = pump.map(|most| Pump::new(most as usize, &wake));
         let limits = Limits {
@@ -93,6 +94,7 @@ impl<M: GuestAddressSpace> Device<M> {
             listener,
             limits,
             reaper,
+            channels,
             memory,
             guest: DriverMemory::new(services.memory, services.translator),
             pump,

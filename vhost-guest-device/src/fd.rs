@@ -8,7 +8,7 @@
 //! proven otherwise, and some of it stays so. `close` on a file of a FUSE
 //! server hangs for as long as the server likes; so do `fstat`, `fstatfs` and
 //! `read`. `write` on an eventfd blocks while its counter is full, and
-//! `O_NONBLOCK` is the frontend's to clear. Hence three rules:
+//! `O_NONBLOCK` is the frontend's to clear. Hence four rules:
 //!
 //! - A received descriptor is a [`ForeignFd`] from the moment it exists. It is
 //!   closed by the [`Reaper`]'s threads, never by the one that drops it; memory,
@@ -18,6 +18,8 @@
 //!   `readlink` in `/proc`. The answers are the types [`EventFd`],
 //!   [`MemoryFd`], [`ChannelSocket`] and [`StateFd`]; nothing else of the device
 //!   uses a received descriptor.
+//! - Foreign sockets are read and written by threads of their own ([`Channels`]),
+//!   and only the main one, which nobody else has, by the worker.
 //! - Foreign eventfds are written by the [`Signaller`]'s threads only, and
 //!   foreign pipes are read and written by the [`Pump`]'s.
 //!
@@ -26,6 +28,7 @@
 //!
 //! (vhost-guest specification, hostile descriptors.)
 
+mod channel;
 mod crew;
 #[cfg(test)]
 pub(crate) mod fuse_tests;
@@ -39,6 +42,7 @@ mod socket_file;
 
 use std::os::fd::OwnedFd;
 
+pub(crate) use channel::{Channel, ChannelEnd, Channels, NoChannel, Received};
 pub use kind::MemoryPolicy;
 pub(crate) use kind::{ChannelSocket, EventFd, FdError, FdKinds, FileIdentity, MemoryFd, StateFd};
 pub(crate) use launcher::Launcher;

@@ -40,7 +40,7 @@ use crate::connection::{Connection, DriverQueues, InflightMemory, Resources};
 use crate::event_loop::alarm::Alarm;
 use crate::event_loop::poller::{Interest, Poller, Token};
 use crate::fd::listener::Listener;
-use crate::fd::{FdKinds, Launcher, Pump, Reaper};
+use crate::fd::{Channels, FdKinds, Launcher, Pump, Reaper};
 use crate::guest::driver_memory::{DriverMemory, View};
 use crate::guest::queue::Queues;
 use crate::memory::Memory;
@@ -51,6 +51,7 @@ pub(crate) struct Setup<M> {
     pub(crate) listener: UnixListener,
     pub(crate) limits: Limits,
     pub(crate) reaper: Reaper,
+    pub(crate) channels: Channels,
     pub(crate) memory: Memory,
     pub(crate) guest: DriverMemory<M>,
     pub(crate) pump: Option<Pump>,
@@ -67,6 +68,7 @@ pub(crate) struct Server<M> {
     pub queues: Queues,
     pub poller: Poller,
     pub reaper: Reaper,
+    channels: Channels,
     /// Present from the start on.
     launcher: Option<Launcher>,
     pub kinds: FdKinds,
@@ -103,6 +105,7 @@ impl<M: GuestAddressSpace> Server<M> {
             queues: Queues::default(),
             poller: Poller::new()?,
             reaper: setup.reaper,
+            channels: setup.channels,
             launcher: None,
             kinds: FdKinds::new()?,
             inflight: setup.inflight,
@@ -171,6 +174,7 @@ impl<M: GuestAddressSpace> Server<M> {
     /// Has threads made for what a peer can delay, when there is such work.
     pub(crate) fn start_threads(&mut self, launcher: &Launcher) {
         self.reaper.start(launcher);
+        self.channels.start(launcher);
         if let Some(pump) = &self.pump {
             pump.start_threads(launcher);
         }

@@ -6,23 +6,23 @@
 //!
 //! It is a connection of its own beside the main one. If the frontend closes
 //! it, requests that are open or come later are answered with a failure, and
-//! the main connection goes on.
-
-use std::os::fd::BorrowedFd;
+//! the main connection goes on. Its socket is a thread's affair, with which one
+//! message at a time is exchanged in each direction ([`Channels`](crate::fd::Channels)).
 
 use vhost_guest_msg::{
-    decode_whole, BackendRequest, Channel as Direction, Endian, Frame, FrontendRequest, Message,
-    OnlyFd, Reply, ReplyExpectation, RequestName, Verdict,
+    decode_whole, BackendRequest, Channel as Direction, Endian, FrontendRequest, Message, OnlyFd,
+    Reply, ReplyExpectation, RequestName, Verdict,
 };
 use vm_memory::GuestMemory;
 
 use super::forward::Forward;
 use super::session::Session;
-use super::socket::Socket;
 use super::{Connection, DriverQueues, Resources, Step, CHANNEL_REPLIES, CHANNEL_REQUESTS};
-use crate::error::{ChannelRule, Fault, FrontendFault, GuestFault, Refusal};
-use crate::event_loop::poller::Token;
-use crate::fd::{ChannelSocket, ForeignFd};
+use crate::error::{
+    ChannelRule, EnvironmentFault, Fault, FrontendFault, GuestFault, Refusal, Unfulfillable,
+};
+use crate::fd::Channel as Socket;
+use crate::fd::{ChannelEnd, ChannelSocket, ForeignFd, NoChannel, Received};
 
 /// The answer to a request that the frontend does not get.
 const FAILED: Reply = Reply::Ack(1);
@@ -36,14 +36,14 @@ pub(super) enum Channel {
     /// `SET_BACKEND_REQ_FD` has not come.
     Absent,
     /// Open.
-    Open(Box<Socket>),
+    Open(Socket),
     /// The frontend closed its end: requests fail, as far as they can.
     Closed,
 }
 
 impl Channel {
     /// The socket, if it is open.
-    fn socket(&mut self) -> Option<&mut Socket> {
+    fn socket(&self) -> Option<&Socket> {
         match self {
             Self::Open(socket) => Some(socket),
             Self::Absent | Self::Closed => None,
@@ -61,10 +61,9 @@ impl Connection {
         on: &mut Resources<'_>,
     ) -> Result<Forward, Refusal> {
         let socket = ChannelSocket::check(socket.fd)?;
+        let opened = self.channels.open(socket, self.session.limits())?;
         self.close_channel(on);
-        let limits = self.session.limits();
-        let socket = Socket::without_descriptors(socket.into(), &self.reaper, limits);
-        self.channel = Channel::Open(Box::new(socket));
+        self.channel = Channel::Open(opened);
         let request = FrontendRequest::SetBackendReqFd(OnlyFd { fd: () });
         Ok(Forward::plain(request))
     }
@@ -73,24 +72,9 @@ impl Connection {
 // The channel itself.
 
 impl Connection {
-    /// The channel's socket and whether bytes wait for the frontend to read, if
-    /// it is open.
-    pub(crate) fn channel_fd(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        match &self.channel {
-            Channel::Open(socket) => Some((socket.as_fd(), socket.is_sending())),
-            Channel::Absent | Channel::Closed => None,
-        }
-    }
-
-    /// Whether the next reply on the backend channel can be read.
-    pub(crate) fn wants_channel_reply(&self) -> bool {
-        self.reply_buffer.is_some()
-    }
-
     /// The channel is gone: nobody answers what is open.
     pub(crate) fn close_channel(&mut self, on: &mut Resources<'_>) {
-        if let Some(socket) = self.channel.socket() {
-            on.poller.unwatch(Token::Channel, socket.as_fd());
+        if self.channel.socket().is_some() {
             self.channel = Channel::Closed;
         }
         self.channel_replies.answer_all(&FAILED);
@@ -104,13 +88,17 @@ impl Connection {
         on: &mut Resources<'_>,
         queues: &mut DriverQueues<'_, impl GuestMemory>,
     ) -> Result<Step, Fault> {
-        if let Some(socket) = self.channel.socket() {
-            match socket.flush() {
-                Err(Fault::HungUp) => self.close_channel(on),
-                Err(fault) => return Err(fault),
-                Ok(()) if socket.is_sending() => return Ok(Step::Idle),
-                Ok(()) => {}
+        match self.channel.socket() {
+            Some(socket) if socket.end() == Some(ChannelEnd::HungUp) => self.close_channel(on),
+            Some(socket) => {
+                if let Some(end) = socket.end() {
+                    return Err(FrontendFault::Channel(end).into());
+                }
+                if socket.is_sending() {
+                    return Ok(Step::Idle);
+                }
             }
+            None => {}
         }
         // Buffers that come before the channel stay unread.
         let absent = matches!(self.channel, Channel::Absent);
@@ -143,30 +131,27 @@ impl Connection {
         let too_many = GuestFault::TooManyReplies(name);
         let expectation = ReplyExpectation::of_backend(&request, need_reply, context);
         let gate = check_gate(&request, &self.session);
-        let sent = match (gate, self.channel.socket()) {
-            (Ok(()), Some(socket)) => socket.send(message, None),
-            (Ok(()), None) => Err(Fault::HungUp),
-            (Err(rule), _) if matches!(expectation, ReplyExpectation::Due(_)) => {
+        match gate {
+            Ok(()) => {}
+            Err(rule) if matches!(expectation, ReplyExpectation::Due(_)) => {
                 on.shared.journal.warn(format_args!(
                     "guest: backend request {name} refused: {rule}"
                 ));
                 let noted = self.channel_replies.expect_local(code, FAILED);
                 return noted.map_err(|_| too_many.into());
             }
-            (Err(rule), _) => {
+            Err(rule) => {
                 let request = name;
                 return Err(GuestFault::BackendRequest { request, rule }.into());
             }
-        };
+        }
         let noted = self.channel_replies.expect(code, expectation, code);
         noted.map_err(|_| too_many)?;
-        match sent {
-            Err(Fault::HungUp) => {
-                self.close_channel(on);
-                Ok(())
-            }
-            sent => sent,
+        match self.channel.socket() {
+            Some(socket) => socket.send(message.to_vec()),
+            None => self.close_channel(on),
         }
+        Ok(())
     }
 
     /// Moves one reply on the backend channel to the guest.
@@ -185,7 +170,7 @@ impl Connection {
                 None => return Ok(Step::Idle),
             },
         };
-        let Some((code, reply)) = self.next_channel_reply(on)? else {
+        let Some((code, reply)) = self.next_channel_reply()? else {
             self.reply_buffer = Some(buffer);
             return Ok(Step::Idle);
         };
@@ -200,31 +185,38 @@ impl Connection {
     }
 
     /// A reply of the device's own whose turn has come, or the frontend's.
-    fn next_channel_reply(&mut self, on: &mut Resources<'_>) -> Result<Option<Answer>, Fault> {
+    fn next_channel_reply(&mut self) -> Result<Option<Answer>, Fault> {
         if let Some(answer) = self.channel_replies.pop_local() {
             return Ok(Some(answer));
         }
-        let Channel::Open(socket) = &mut self.channel else {
+        let received = self.channel.socket().and_then(Socket::receive);
+        let Some(Received { header, body }) = received else {
             return Ok(None);
         };
-        let (replies, limits) = (&mut self.channel_replies, self.session.limits());
-        let received = socket.receive(|frame: Frame<'_, ForeignFd>| {
-            let Frame { header, body, .. } = frame;
-            let accepted = replies.accept(&header, body, Endian::NATIVE, limits);
-            let accepted = accepted.map_err(FrontendFault::Reply)?;
-            Ok((header.code, accepted.reply))
-        });
-        match received {
-            Err(Fault::HungUp) => {
-                self.close_channel(on);
-                Ok(None)
-            }
-            received => received,
-        }
+        let limits = self.session.limits();
+        let replies = &mut self.channel_replies;
+        let accepted = replies.accept(&header, &body, Endian::NATIVE, limits);
+        let accepted = accepted.map_err(FrontendFault::Reply)?;
+        Ok(Some((header.code, accepted.reply)))
+    }
+
+    /// Whether the channel's thread does nothing until somebody does.
+    #[cfg(test)]
+    pub(crate) fn is_channel_settled(&self) -> bool {
+        self.channel.socket().is_none_or(Socket::is_settled)
     }
 }
 
 // Refusals.
+
+impl From<NoChannel> for Refusal {
+    fn from(error: NoChannel) -> Self {
+        match error {
+            NoChannel::Environment(_) => EnvironmentFault::Channel(error).into(),
+            NoChannel::Stuck => Self::Request(Unfulfillable::Channel(error)),
+        }
+    }
+}
 
 /// The request is one that is carried, and what it needs was negotiated.
 fn check_gate(request: &BackendRequest<()>, session: &Session) -> Result<(), ChannelRule> {

@@ -2,11 +2,9 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A vhost-user socket: whole frames in, bytes out, never a block.
+//! The main socket: whole frames in, bytes out, never a block.
 //!
-//! The socket is shared with the peer, who may clear `O_NONBLOCK` at any
-//! time, so every call says `MSG_DONTWAIT` itself. A socket that a peer passed to us is
-//! never shut down: it may be somebody else's connection.
+//! Nobody else has a descriptor of this end of it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -36,7 +34,6 @@ pub(crate) struct Socket {
     fd: ForeignFd,
     reaper: Reaper,
     framer: Framer<ForeignFd>,
-    takes_descriptors: bool,
     /// At most one message that the peer has not taken yet.
     outbox: VecDeque<u8>,
     /// A descriptor that goes with its first byte.
@@ -50,22 +47,10 @@ impl Socket {
         // with the descriptors that came along, within the next read. It can
         // only fail on what is no socket.
         let _ = set_socket_oobinline(&fd, true);
-        let mut socket = Self::without_descriptors(fd, reaper, limits);
-        socket.takes_descriptors = true;
-        socket
-    }
-
-    /// Speaks over `fd`, of which the peer holds another descriptor.
-    ///
-    /// So the options of the socket are the peer's. With `SO_PASSPIDFD`, for
-    /// example, each read comes with a new descriptor in control data that
-    /// nobody expects: without room for control data it is not made.
-    pub(crate) fn without_descriptors(fd: ForeignFd, reaper: &Reaper, limits: &Limits) -> Self {
         Self {
             fd,
             reaper: reaper.clone(),
             framer: Framer::new(Endian::NATIVE, limits),
-            takes_descriptors: false,
             outbox: VecDeque::new(),
             attached: None,
         }
@@ -103,10 +88,7 @@ impl Socket {
             // Exactly the bytes that are wanted next: a longer read could run
             // into the next message's descriptors.
             let space = self.framer.space();
-            let read = match self.takes_descriptors {
-                true => read(&self.fd, &self.reaper, space)?,
-                false => read_bytes(&self.fd, space)?.map(|bytes| (bytes, Fds::new())),
-            };
+            let read = read(&self.fd, &self.reaper, space)?;
             let Some((bytes, fds)) = read else {
                 return Ok(None);
             };
@@ -167,11 +149,9 @@ impl Drop for Socket {
     /// long as that takes. Mostly nothing is; so a socket that nobody else has is
     /// shut down, so that nothing can come, and asked.
     fn drop(&mut self) {
-        if self.takes_descriptors {
-            let shut = shutdown(&self.fd, Shutdown::Both);
-            if shut.is_ok() && ioctl_fionread(&self.fd) == Ok(0) {
-                self.fd.is_empty_socket();
-            }
+        let shut = shutdown(&self.fd, Shutdown::Both);
+        if shut.is_ok() && ioctl_fionread(&self.fd) == Ok(0) {
+            self.fd.is_empty_socket();
         }
     }
 }
@@ -207,17 +187,6 @@ fn read(
         return Err(EnvironmentFault::Descriptors.into());
     }
     Ok(Some((received.bytes, fds.into_iter().collect())))
-}
-
-/// As [`read`], where no descriptors may come.
-fn read_bytes(socket: &ForeignFd, space: &mut [u8]) -> Result<Option<usize>, Fault> {
-    let received = receive(socket, space, &mut RecvAncillaryBuffer::default())?;
-    match received {
-        Some(received) if received.flags.contains(ReturnFlags::CTRUNC) => {
-            Err(FrontendFault::ControlData.into())
-        }
-        received => Ok(received.map(|received| received.bytes)),
-    }
 }
 
 /// `recvmsg`. `None`: nothing is there.

@@ -9,7 +9,7 @@ use std::io;
 use thiserror::Error;
 
 use crate::event_loop::poller::Unwaitable;
-use crate::fd::{FdError, PumpError};
+use crate::fd::{FdError, NoChannel, PumpError};
 use crate::memory::MemoryError;
 use crate::vmm::services::ServiceError;
 
@@ -31,6 +31,9 @@ pub(crate) enum EnvironmentFault {
     /// The threads that move device state.
     #[error(transparent)]
     Transfer(PumpError),
+    /// A backend channel.
+    #[error(transparent)]
+    Channel(NoChannel),
     /// No file for a record of requests under way.
     #[error("no memory for in-flight requests: {0}")]
     Inflight(#[source] io::Error),

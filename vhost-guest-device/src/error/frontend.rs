@@ -14,7 +14,7 @@ use vhost_guest_msg::{
 };
 
 use crate::event_loop::poller::Unwaitable;
-use crate::fd::{FdError, PumpError};
+use crate::fd::{ChannelEnd, FdError, NoChannel, PumpError};
 use crate::memory::MemoryError;
 use crate::vmm::services::ServiceError;
 
@@ -61,9 +61,9 @@ pub(crate) enum FrontendFault {
     /// A reply on the backend channel that is longer than any there is.
     #[error(transparent)]
     LongReply(BufferTooSmall),
-    /// Control data where no descriptor may come.
-    #[error("descriptors or other control data come along")]
-    ControlData,
+    /// What ends the backend channel, and is no hang-up.
+    #[error("backend channel: {0}")]
+    Channel(#[source] ChannelEnd),
     /// Its socket cannot be read.
     #[error("recvmsg: {0}")]
     Receive(#[source] Errno),
@@ -107,6 +107,9 @@ pub(crate) enum Unfulfillable {
     /// The transfer of device state.
     #[error(transparent)]
     Transfer(PumpError),
+    /// The backend channel.
+    #[error(transparent)]
+    Channel(NoChannel),
     /// A log in the frontend's own memory, which is of no use to a guest.
     #[error("a log that is not shared (LOG_SHMFD)")]
     LogNotShared,

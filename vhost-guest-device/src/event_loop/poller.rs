@@ -33,8 +33,6 @@ pub(crate) enum Token {
     MemoryLimit,
     /// The frontend's main socket.
     Frontend,
-    /// The backend channel (`SET_BACKEND_REQ_FD`).
-    Channel,
     /// A file of the frontend's memory has changed.
     Memory,
     /// The driver notified queue `n`.
@@ -48,7 +46,6 @@ impl Token {
             Self::Listener => 1,
             Self::Timer => 2,
             Self::Frontend => 3,
-            Self::Channel => 4,
             Self::ReplyLimit => 5,
             Self::MemoryLimit => 6,
             Self::Memory => 7,
@@ -62,7 +59,6 @@ impl Token {
             1 => Some(Self::Listener),
             2 => Some(Self::Timer),
             3 => Some(Self::Frontend),
-            4 => Some(Self::Channel),
             5 => Some(Self::ReplyLimit),
             6 => Some(Self::MemoryLimit),
             7 => Some(Self::Memory),

@@ -426,7 +426,7 @@ fn survive_broken_pipes() {
 }
 
 /// Somebody else with the same channel may have been faster, but not always.
-fn tolerate(error: Errno, false_alarms: &mut u32) -> Result<(), Errno> {
+pub(super) fn tolerate(error: Errno, false_alarms: &mut u32) -> Result<(), Errno> {
     *false_alarms += 1;
     match error {
         Errno::AGAIN | Errno::INTR if *false_alarms < FALSE_ALARMS => Ok(()),

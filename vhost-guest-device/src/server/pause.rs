@@ -79,9 +79,6 @@ impl<M: GuestAddressSpace> Server<M> {
         }
         if let Some(connection) = &self.connection {
             poller.unwatch(Token::Frontend, connection.socket.as_fd());
-            if let Some((channel, _)) = connection.channel_fd() {
-                poller.unwatch(Token::Channel, channel);
-            }
         }
     }
 

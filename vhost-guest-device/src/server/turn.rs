@@ -17,13 +17,6 @@ use crate::fd::{ForeignFd, Launcher};
 use crate::memory::Missing;
 use crate::shared::{Condition, Shared};
 
-/// What is ready, as far as it has to be remembered.
-#[derive(Clone, Copy, Debug, Default)]
-struct HungUp {
-    frontend: bool,
-    channel: bool,
-}
-
 impl<M: GuestAddressSpace> Server<M> {
     /// One turn: takes note of what is ready, moves what can be moved, and
     /// says what to wait for next. Nothing in it blocks.
@@ -80,9 +73,9 @@ impl<M: GuestAddressSpace> Server<M> {
         Ok(())
     }
 
-    /// Takes note of what is ready.
-    fn take_note(&mut self, shared: &Shared, ready: &[Ready]) -> HungUp {
-        let mut hung_up = HungUp::default();
+    /// Takes note of what is ready. Tells whether the frontend has hung up.
+    fn take_note(&mut self, shared: &Shared, ready: &[Ready]) -> bool {
+        let mut hung_up = false;
         for event in ready {
             match event.token {
                 Token::Wake => {}
@@ -101,8 +94,7 @@ impl<M: GuestAddressSpace> Server<M> {
                     shared.withdraw(Missing::Truncated);
                 }
                 // It may be news of one that is gone already.
-                Token::Frontend => hung_up.frontend |= event.hung_up && self.connection.is_some(),
-                Token::Channel => hung_up.channel |= event.hung_up,
+                Token::Frontend => hung_up |= event.hung_up && self.connection.is_some(),
             }
         }
         hung_up
@@ -119,18 +111,14 @@ impl<M: GuestAddressSpace> Server<M> {
     /// A hang-up is noticed by reading up to the end of the stream. Where
     /// nothing is read, for lack of a guest buffer or because queues may not
     /// be used, it counts at once: it would be reported for ever.
-    fn check_hang_up(&mut self, shared: &Shared, hung_up: HungUp) -> Result<(), Fault> {
+    fn check_hang_up(&self, shared: &Shared, hung_up: bool) -> Result<(), Fault> {
         let busy = may_use_queues(shared);
-        let Some((connection, mut on, _)) = self.connected(shared) else {
-            return Ok(());
-        };
-        if hung_up.frontend && !(busy && connection.wants_request()) {
-            return Err(Fault::HungUp);
+        let connection = self.connection.as_ref();
+        let reads = busy && connection.is_some_and(Connection::wants_request);
+        match hung_up && connection.is_some() && !reads {
+            true => Err(Fault::HungUp),
+            false => Ok(()),
         }
-        if hung_up.channel && !(busy && connection.wants_channel_reply()) {
-            connection.close_channel(&mut on);
-        }
-        Ok(())
     }
 
     /// Takes a frontend, if the driver wants one and one is there.
@@ -157,6 +145,7 @@ impl<M: GuestAddressSpace> Server<M> {
     /// A frontend has connected, for which the driver may not wait any more.
     fn greet(&mut self, shared: &Shared, socket: OwnedFd) {
         let reaper = self.reaper.for_frontend();
+        let channels = self.channels.for_frontend();
         let socket = ForeignFd::new(socket, &reaper);
         let epoch = {
             let mut registers = shared.registers.lock();
@@ -170,7 +159,7 @@ impl<M: GuestAddressSpace> Server<M> {
         self.renew_memory(epoch);
         shared.journal.info(format_args!("a frontend connected"));
         shared.counters.frontends.add(1);
-        let connection = Connection::new(socket, reaper, self.session(), epoch);
+        let connection = Connection::new(socket, reaper, channels, self.session(), epoch);
         self.connection = Some(connection);
     }
 
@@ -213,14 +202,6 @@ impl<M: GuestAddressSpace> Server<M> {
         };
         self.poller
             .watch(Token::Frontend, connection.socket.as_fd(), interest)?;
-        let read = busy && connection.wants_channel_reply();
-        if let Some((channel, is_sending)) = connection.channel_fd() {
-            let interest = Interest {
-                read,
-                write: busy && is_sending,
-            };
-            self.poller.watch(Token::Channel, channel, interest)?;
-        }
         Ok(())
     }
 

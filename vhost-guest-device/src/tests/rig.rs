@@ -18,6 +18,7 @@ use vhost_guest_vmm_traits::AddressTranslator;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 pub(crate) use super::peer::{event, memory_file, Frontend};
+use crate::connection::Connection;
 use crate::device::Device;
 use crate::event_loop::poller;
 use crate::fd::Launcher;
@@ -179,14 +180,28 @@ impl Rig {
     /// Lets the device take turns until there is nothing to do.
     pub(crate) fn run(&mut self) {
         let epoll = self.device.poller_fd().unwrap();
-        for _ in 0..1000 {
+        let mut turns = 0;
+        loop {
+            // What the channel's thread has done before is in the events.
+            let settled = self.is_channel_settled();
             let ready = poller::wait(epoll.as_fd(), false).unwrap();
-            if ready.is_empty() {
-                return;
+            match (ready.is_empty(), settled) {
+                (true, true) => return,
+                (true, false) => std::thread::yield_now(),
+                (false, _) => {
+                    turns += 1;
+                    assert!(turns < 1000, "the device never comes to rest");
+                    self.device.turn(&ready);
+                }
             }
-            self.device.turn(&ready);
         }
-        panic!("the device never comes to rest");
+    }
+
+    /// Whether the backend channel's thread, if there is one, waits for somebody.
+    fn is_channel_settled(&self) -> bool {
+        let server = self.device.server();
+        let connection = server.connection.as_ref();
+        connection.is_none_or(Connection::is_channel_settled)
     }
 
     /// A register write of the guest's.

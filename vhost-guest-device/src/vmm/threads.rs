@@ -140,6 +140,17 @@ pub const RESCUER: Thread = Thread {
     syscalls: &["clock_nanosleep", "ppoll", "preadv2"],
 };
 
+/// Speaks over backend channels: one for each, and four of one frontend's, which
+/// can keep it for as long as that frontend likes.
+pub const CHANNEL: Thread = Thread {
+    name: "vhost-guest-chn",
+    count: 8,
+    // `fcntl` as above.
+    syscalls: &[
+        "close", "fcntl", "ppoll", "read", "recvmsg", "sendto", "write",
+    ],
+};
+
 /// Moves device state through pipes and sockets that a frontend sent. Only
 /// with [`Builder::migration`](crate::Builder::migration).
 pub const PUMP: Thread = Thread {
@@ -152,13 +163,14 @@ pub const PUMP: Thread = Thread {
 };
 
 /// All kinds.
-pub const ALL: [Thread; 7] = [
+pub const ALL: [Thread; 8] = [
     WORKER,
     LAUNCHER,
     REAPER,
     PROMPT_REAPER,
     SIGNALLER,
     RESCUER,
+    CHANNEL,
     PUMP,
 ];
 
