@@ -206,11 +206,12 @@ fn holds_honest_memory() -> bool {
         })
 }
 
-/// What the process holds when nothing changes any more.
+/// What the process holds when nothing changes any more: threads of the device's
+/// that have nothing to do stay for a second.
 fn at_rest() -> std::io::Result<Held> {
     let mut before = Held::by_process()?;
     loop {
-        thread::sleep(20 * PAUSE);
+        thread::sleep(Duration::from_millis(1500));
         let now = Held::by_process()?;
         if now == before {
             return Ok(now);

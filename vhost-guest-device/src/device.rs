@@ -34,7 +34,7 @@ use crate::guest::registers::{Registers, Setup};
 use crate::guest::virtio::device_config::Properties;
 use crate::guest::virtio::feature;
 use crate::host;
-use crate::memory::{Memory, MemoryLimits, Window};
+use crate::memory::{Askers, Memory, MemoryLimits, Window};
 use crate::server::{self, Server};
 use crate::shared::Shared;
 use crate::sync::{Epochs, Ordered, OrderedGuard};
@@ -84,11 +84,11 @@ impl<M: GuestAddressSpace> Device<M> {
         };
         let epochs = Arc::new(Epochs::default());
         let mapper = services.window;
-        let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs));
+        let askers = Askers::new(Arc::clone(&wake));
+        let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs), askers);
         let window = Arc::new(Ordered::new(window));
         let reaper = Reaper::new(options.left_behind());
-        let (for_memory, now) = (reaper.clone(), epochs.current());
-        let memory = Memory::new(mapper, Arc::clone(&window), for_memory, now, bounds);
+        let memory = Memory::new(mapper, Arc::clone(&window), reaper.clone(), bounds);
         let shared = Shared::new(registers, window, epochs, services.notifier, wake);
         let setup = server::Setup {
             listener,

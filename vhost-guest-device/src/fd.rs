@@ -15,7 +15,8 @@
 //!   which cannot hold a thread up, by another than what can.
 //! - What a descriptor is, is asked with calls that no file system can delay:
 //!   `fcntl`, `statx` with `AT_STATX_DONT_SYNC`, `getsockopt`, `getpeername`,
-//!   `readlink` in `/proc`. The answers are the types [`EventFd`],
+//!   `readlink` in `/proc`; of files of memory, which have locks that others can
+//!   hold, on threads that nobody waits for. The answers are the types [`EventFd`],
 //!   [`MemoryFd`], [`ChannelSocket`] and [`StateFd`]; nothing else of the device
 //!   uses a received descriptor.
 //! - Foreign sockets are read and written by threads of their own ([`Channels`]),
@@ -43,6 +44,7 @@ mod socket_file;
 use std::os::fd::OwnedFd;
 
 pub(crate) use channel::{Channel, ChannelEnd, Channels, NoChannel, Received};
+pub(crate) use crew::{Answer, Crew, Share};
 pub use kind::MemoryPolicy;
 pub(crate) use kind::{ChannelSocket, EventFd, FdError, FdKinds, FileIdentity, MemoryFd, StateFd};
 pub(crate) use launcher::Launcher;

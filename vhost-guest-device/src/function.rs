@@ -27,7 +27,6 @@ use crate::device::Device;
 use crate::error::BuildError;
 use crate::event_loop::poller;
 use crate::guest::pci::{BarMove, BarSpec};
-use crate::memory::Missing;
 use crate::vmm::services::Services;
 use crate::vmm::statistics::Statistics;
 
@@ -228,7 +227,7 @@ impl<M: GuestAddressSpace + Send + 'static> VhostGuest<M> {
     /// address could be anybody's.
     #[must_use = "the vCPU that could not access memory can try again"]
     pub fn memory_truncated(&self) -> bool {
-        self.device.shared.withdraw(Missing::Truncated)
+        self.device.shared.memory_truncated()
     }
 
     /// Resets the function, as a bus does (RST#) when the VMM reboots its

@@ -31,6 +31,7 @@
 //! |---|---|---|
 //! | `vhost-guest`, or the VMM's event loop | messages, one bounded turn at a time | no |
 //! | reapers | close descriptors that a frontend sent | yes, and nothing waits for them |
+//! | askers | look at memory files that a frontend sent, and have ranges of them opened and closed | yes, and nothing waits for them |
 //! | signallers | write to eventfds that a frontend sent | yes, and nothing waits for them |
 //! | pumps | move device state through a frontend's pipe, with [`Builder::migration`] | yes, and nothing waits for them |
 //!

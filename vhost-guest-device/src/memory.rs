@@ -23,6 +23,7 @@
 //! and nothing else.
 
 mod admission;
+pub(crate) mod askers;
 mod change;
 mod error;
 mod layout;
@@ -41,6 +42,8 @@ use std::sync::Arc;
 
 use vhost_guest_vmm_traits::SharedMemoryMapper;
 
+pub(crate) use self::askers::Askers;
+use self::askers::Question;
 pub(crate) use self::change::{Area, Change, Changed, Outcome, RingAddress, Ticket};
 pub(crate) use self::error::MemoryError;
 use self::layout::Layout;
@@ -48,7 +51,7 @@ use self::lending::{Pending, UnderWay};
 use self::table::Table;
 use self::watch::Watch;
 pub(crate) use self::window::{Misplaced, Missing, Window};
-use crate::fd::{FileIdentity, MemoryFd, MemoryPolicy, Reaper};
+use crate::fd::{FileIdentity, Launcher, MemoryFd, MemoryPolicy, Reaper};
 use crate::sync::{Epoch, Ordered};
 
 /// Bounds for what a frontend can make the device do.
@@ -80,6 +83,7 @@ pub(crate) struct Memory {
     mapper: Arc<dyn SharedMemoryMapper>,
     window: Arc<Ordered<Window>>,
     reaper: Reaper,
+    askers: Askers,
     limits: MemoryLimits,
     /// The epoch that everything here is for.
     epoch: Epoch,
@@ -90,6 +94,8 @@ pub(crate) struct Memory {
     files: BTreeMap<FileIdentity, Arc<MemoryFd>>,
     /// Tells when one of them shrinks.
     watch: Watch,
+    /// How large are files that have changed?
+    sizes: Option<Question>,
     /// A change that the driver has not heard of yet.
     under_way: Option<UnderWay>,
     /// A change that it has heard of, and not answered.
@@ -100,25 +106,29 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Nothing, in an empty window. `mapper` opens what `window` attaches, and
-    /// `reaper` closes it.
+    /// Nothing, in an empty window. `mapper` opens what `window` attaches.
     pub(crate) fn new(
         mapper: Arc<dyn SharedMemoryMapper>,
         window: Arc<Ordered<Window>>,
         reaper: Reaper,
-        epoch: Epoch,
         limits: MemoryLimits,
     ) -> Self {
+        let (askers, epoch) = {
+            let window = window.lock();
+            (window.askers(), window.epoch())
+        };
         Self {
             mapper,
             window,
             reaper,
+            askers,
             limits,
             epoch,
             table: Table::default(),
             layout: limits.layout(),
             files: BTreeMap::new(),
             watch: Watch::default(),
+            sizes: None,
             under_way: None,
             pending: None,
             leaving: Vec::new(),
@@ -146,12 +156,15 @@ impl Memory {
     pub(crate) fn renew(&mut self, epoch: Epoch) {
         self.epoch = epoch;
         self.table = Table::default();
+        self.sizes = None;
         self.under_way = None;
         self.pending = None;
         self.leaving.clear();
         self.layout = self.limits.layout();
         self.let_go();
         self.watch.reset();
+        self.askers = self.askers.for_frontend();
+        self.window.lock().set_askers(self.askers.clone());
     }
 
     /// Readable when a file has changed that is lent: see
@@ -160,9 +173,38 @@ impl Memory {
         self.watch.as_fd()
     }
 
-    /// Takes note of changes of files, of which each may have made one smaller.
-    pub(crate) fn take_changes(&self) {
+    /// Takes note of changes of files, of which each may have made one smaller: their
+    /// sizes are asked for.
+    pub(crate) fn take_changes(&mut self) {
         self.watch.take();
+        match &mut self.sizes {
+            Some(question) => question.renew(),
+            None => self.sizes = Some(Question::ask(&self.window)),
+        }
+    }
+
+    /// What the files have lost that have changed, once that is known.
+    pub(crate) fn lost(&mut self) -> Option<Missing> {
+        let (lost, again) = self.sizes.as_ref()?.answer()?;
+        self.sizes = again.then(|| Question::ask(&self.window));
+        Some(lost)
+    }
+
+    /// Whether frontends before have left so much to do that another one could not
+    /// share memory.
+    pub(crate) fn is_full(&self) -> bool {
+        self.askers.is_full()
+    }
+
+    /// Has threads made when there is something to do.
+    pub(crate) fn start_threads(&self, launcher: &Launcher) {
+        self.askers.start(launcher);
+    }
+
+    /// Lets no file answer how large it is until what this returns is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold_sizes(&self) -> std::sync::mpsc::Sender<()> {
+        self.askers.hold_sizes()
     }
 
     /// The most regions at a time.

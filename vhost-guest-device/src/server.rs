@@ -175,6 +175,7 @@ impl<M: GuestAddressSpace> Server<M> {
     pub(crate) fn start_threads(&mut self, launcher: &Launcher) {
         self.reaper.start(launcher);
         self.channels.start(launcher);
+        self.memory.start_threads(launcher);
         if let Some(pump) = &self.pump {
             pump.start_threads(launcher);
         }

@@ -5,6 +5,7 @@
 //! The device as a whole, between hostile peers.
 
 mod account;
+mod admission;
 
 mod blkio;
 mod bus_reset;

@@ -131,6 +131,12 @@ impl Crew {
         }))
     }
 
+    /// Jobs that run, of all shares.
+    pub(crate) fn running(&self) -> usize {
+        let state = self.0.state();
+        state.parts.values().map(|part| part.running).sum()
+    }
+
     /// Jobs that wait or run, of all shares.
     pub(crate) fn backlog(&self) -> usize {
         let state = self.0.state();
@@ -168,26 +174,23 @@ impl Share {
         Ok(())
     }
 
-    /// Has a question answered, and signals `wake` when it is.
-    ///
-    /// # Errors
-    ///
-    /// As for [`begin`](Self::begin).
-    #[cfg_attr(not(test), expect(dead_code, reason = "admission is to ask"))]
+    /// Has a question answered, and signals `wake` when it is. It may have to wait
+    /// for earlier jobs.
     pub(crate) fn ask<T: Send + 'static>(
         &self,
         wake: &Arc<OwnedFd>,
         question: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<Answer<T>, Stuck> {
+    ) -> Answer<T> {
         let slot = Arc::new(Mutex::new(None));
         let (theirs, wake) = (Arc::clone(&slot), Arc::clone(wake));
-        self.begin(move || {
+        self.push(move || {
             let answer = question();
-            *theirs.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-            drop(theirs);
+            // Whoever finds the answer finds the signal, too.
+            let mut slot = theirs.lock().unwrap_or_else(PoisonError::into_inner);
+            *slot = Some(answer);
             signal(&wake);
-        })?;
-        Ok(Answer(slot))
+        });
+        Answer(slot)
     }
 
     /// Jobs that wait or run.
@@ -198,8 +201,14 @@ impl Share {
 }
 
 impl<T> Answer<T> {
+    /// Whether it is there.
+    #[cfg(test)]
+    pub(crate) fn is_there(&self) -> bool {
+        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.is_some()
+    }
+
     /// The answer, once it is there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "admission is to ask"))]
     pub(crate) fn take(&self) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

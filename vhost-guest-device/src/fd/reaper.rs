@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{fallocate, FallocateFlags};
-use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper};
 
 use super::crew::{Crew, Share};
 use super::launcher::Launcher;
@@ -113,12 +112,6 @@ impl Reaper {
             // A file without room for a hole keeps its bytes: they are bounded.
             let _ = fallocate(&fd, hole, 0, length);
         });
-    }
-
-    /// Closes a range of a file that the VMM has opened.
-    pub(crate) fn close_range(&self, mapper: &Arc<dyn SharedMemoryMapper>, range: RangeId) {
-        let mapper = Arc::clone(mapper);
-        self.memory.push(move || mapper.close(range));
     }
 
     /// Tells whether so many descriptors of this frontend wait that it must be up

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use vhost_guest_msg::{MemRegion, Region};
 use vhost_guest_vmm_traits::SharedMemoryMapper;
 
+use super::askers::Askers;
 use super::change::{Area, Change, Changed, RingAddress};
 use super::layout::{Layout, Piece, Wanted};
 use super::plan::Plan;
@@ -40,6 +41,7 @@ pub(super) struct Admission {
     pub(super) watch: Watch,
     pub(super) mapper: Arc<dyn SharedMemoryMapper>,
     pub(super) reaper: Reaper,
+    pub(super) askers: Askers,
 }
 
 /// A change that no file can hold up any more.
@@ -231,7 +233,7 @@ impl Admission {
                 let missing = "no descriptor for a part of the memory";
                 return Err(MemoryError::Map(io::Error::other(missing)));
             };
-            let range = Range::open(&self.mapper, file, *piece, &self.reaper)?;
+            let range = Range::open(&self.mapper, file, *piece, &self.askers)?;
             Ok((*at, range))
         };
         plan.map.iter().map(open).collect()

@@ -20,14 +20,14 @@ use super::range::Range;
 use super::table::Table;
 use super::{Memory, MemoryError};
 use crate::event_loop::deadline::Deadline;
+use crate::fd::Answer;
 
 /// How far a change is that the driver has not heard of yet.
-#[derive(Debug)]
 pub(super) enum UnderWay {
     /// Its files are looked at.
-    Admitting(Result<Admitted, MemoryError>),
+    Admitting(Answer<Result<Admitted, MemoryError>>),
     /// What it brings is attached.
-    Attaching(Attaching),
+    Attaching(Box<Attaching>),
     /// It failed. What was attached goes first.
     Failed(MemoryError),
 }
@@ -83,8 +83,10 @@ impl Memory {
             watch: self.watch.clone(),
             mapper: self.mapper.clone(),
             reaper: self.reaper.clone(),
+            askers: self.askers.clone(),
         };
-        self.under_way = Some(UnderWay::Admitting(admission.run(change)));
+        let answer = self.askers.admit(move || admission.run(change));
+        self.under_way = Some(UnderWay::Admitting(answer));
         Ok(())
     }
 
@@ -104,17 +106,26 @@ impl Memory {
     /// Whether the files of the change that has begun are admitted, so that it can
     /// go on. What it makes watch is in [`changes`](Self::changes) now.
     pub(crate) fn is_admitted(&mut self) -> bool {
-        let Some(UnderWay::Admitting(_)) = self.under_way else {
+        let Some(UnderWay::Admitting(answer)) = &self.under_way else {
             return self.under_way.is_some();
         };
-        let Some(UnderWay::Admitting(admitted)) = self.under_way.take() else {
+        let Some(admitted) = answer.take() else {
             return false;
         };
         self.under_way = Some(match admitted {
-            Ok(admitted) => UnderWay::Attaching(self.adopt(admitted)),
+            Ok(admitted) => UnderWay::Attaching(Box::new(self.adopt(admitted))),
             Err(error) => UnderWay::Failed(error),
         });
         true
+    }
+
+    /// Whether somebody looks at the frontend's files, and is not done.
+    #[cfg(test)]
+    pub(crate) fn waits_for_files(&self) -> bool {
+        match &self.under_way {
+            Some(UnderWay::Admitting(answer)) => !answer.is_there(),
+            _ => self.sizes.is_some(),
+        }
     }
 
     /// Takes over what was found out elsewhere.
@@ -168,7 +179,7 @@ impl Memory {
 
     fn attach(
         &mut self,
-        mut attaching: Attaching,
+        mut attaching: Box<Attaching>,
         deadline: Deadline,
     ) -> Option<(Changed, Ticket)> {
         let mut window = self.window.lock();
@@ -200,10 +211,10 @@ impl Memory {
         Some((attaching.changed, Ticket(self.tickets)))
     }
 
-    /// Tells whether a change waits for the driver, or for what it took away, so that
-    /// the next one has to wait for it.
+    /// Tells whether a change waits for the driver, or what changes took away is not
+    /// gone, so that the next one has to wait.
     pub(crate) fn is_pending(&self) -> bool {
-        self.pending.is_some() || !self.leaving.is_empty()
+        self.pending.is_some() || !self.leaving.is_empty() || self.askers.is_overloaded()
     }
 
     /// Tells whether the pending change takes something away, so that only the

@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper};
 
+use super::askers::Askers;
 use super::layout::Piece;
 use super::MemoryError;
-use crate::fd::{MemoryFd, Reaper};
+use crate::fd::MemoryFd;
 
 /// A part of a file that the VMM has opened, to be attached to the window.
 ///
@@ -24,7 +25,7 @@ pub(super) struct Range {
     piece: Piece,
     file: Arc<MemoryFd>,
     mapper: Arc<dyn SharedMemoryMapper>,
-    reaper: Reaper,
+    askers: Askers,
     kept: bool,
 }
 
@@ -35,7 +36,7 @@ impl Range {
         mapper: &Arc<dyn SharedMemoryMapper>,
         file: &Arc<MemoryFd>,
         piece: Piece,
-        reaper: &Reaper,
+        askers: &Askers,
     ) -> Result<Self, MemoryError> {
         let id = mapper.open(file.as_fd(), piece.offset, piece.length);
         let id = id.map_err(|error| match error.kind() {
@@ -47,7 +48,7 @@ impl Range {
             piece,
             file: Arc::clone(file),
             mapper: Arc::clone(mapper),
-            reaper: reaper.clone(),
+            askers: askers.clone(),
             kept: false,
         })
     }
@@ -85,7 +86,7 @@ impl fmt::Debug for Range {
 impl Drop for Range {
     fn drop(&mut self) {
         if !self.kept {
-            self.reaper.close_range(&self.mapper, self.id);
+            self.askers.close(&self.mapper, self.id);
         }
     }
 }

@@ -20,14 +20,16 @@ mod window;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use rustix::event::{eventfd, EventfdFlags};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use vhost_guest_msg::{Inflight, LogArea, LogBase, MemRegion, MemTable, Region, RemMemReg};
 use vhost_guest_vmm_traits::test_utils::{Call, TestVmm};
 
-use super::window::detach_before;
+use super::askers::truncated_now;
+use super::window::{detach_before, withdraw};
 use super::*;
 use crate::event_loop::deadline::Deadline;
-use crate::fd::ForeignFd;
+use crate::fd::{ForeignFd, Launcher};
 use crate::memory::layout::Piece;
 use crate::sync::Epochs;
 
@@ -39,8 +41,10 @@ impl Memory {
         rings: &[RingAddress],
     ) -> Result<(Changed, Ticket), MemoryError> {
         self.begin(change, rings.to_vec())?;
+        while !self.is_admitted() {
+            self.askers.wait();
+        }
         loop {
-            assert!(self.is_admitted());
             if let Some(done) = self.lend(Deadline::of_a_piece())? {
                 return Ok(done);
             }
@@ -143,10 +147,12 @@ impl Bench {
     /// With a mapper that need not be the test VMM.
     fn on(mapper: Arc<dyn SharedMemoryMapper>, vmm: Arc<TestVmm>, limits: MemoryLimits) -> Self {
         let (epochs, reaper) = (Arc::new(Epochs::default()), Reaper::spawn());
-        let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs));
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let askers = Askers::new(Arc::clone(&wake));
+        askers.start(&Launcher::start(None).unwrap());
+        let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs), askers);
         let window = Arc::new(Ordered::new(window));
-        let (lock, epoch) = (Arc::clone(&window), epochs.current());
-        let memory = Memory::new(mapper, lock, reaper.clone(), epoch, limits);
+        let memory = Memory::new(mapper, Arc::clone(&window), reaper.clone(), limits);
         Self {
             vmm,
             epochs,
@@ -166,7 +172,13 @@ impl Bench {
 
     /// What a vCPU does that cannot access memory.
     fn withdraw(&self, missing: Missing) -> Result<bool, MemoryError> {
-        self.window.lock().withdraw(missing)
+        withdraw(&self.window, &missing)
+    }
+
+    /// Withdraws what files have lost.
+    fn withdraw_truncated(&self) -> Result<bool, MemoryError> {
+        let truncated = truncated_now(&self.window).expect("nobody keeps the answer");
+        self.withdraw(Missing::Truncated(truncated))
     }
 
     fn attached_bytes(&self) -> u64 {

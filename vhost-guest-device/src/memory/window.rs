@@ -8,7 +8,7 @@
 //! |---|---|
 //! | the worker | attaches what a change of memory brings, detaches what it took away |
 //! | who resets or revokes | raises the epoch, and detaches what is older ([`detach_before`]) |
-//! | a vCPU that cannot access memory | [`Window::withdraw`] |
+//! | a vCPU that cannot access memory | [`withdraw`] |
 //! | who moves the BAR | [`Window::place`] |
 //!
 //! Everything here touches the VMM's slots and nothing else. It has a lock of its
@@ -21,22 +21,29 @@ use std::sync::Arc;
 
 use vhost_guest_vmm_traits::SharedMemoryMapper;
 
+use super::askers::Askers;
 use super::range::Range;
 use super::MemoryError;
 use crate::event_loop::deadline::Deadline;
 use crate::sync::{Epoch, Epochs, Ordered};
 
 /// Memory in the window that the guest must not touch any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Missing {
-    /// What is behind the end of its file now.
-    Truncated,
-    /// That, and what is at this window offset: a vCPU could not access it, and
-    /// whatever the size of its file is, there was no page for it.
+    /// What [was found](truncated) to have pages behind the end of its file, in order.
+    Truncated(Vec<Place>),
+    /// What is at this window offset: a vCPU could not access it, and whatever the
+    /// size of its file is, there was no page for it.
     At(u64),
-    /// The same, but nobody knows where: what is behind the end of its file, or,
-    /// if nothing is, everything.
-    Somewhere,
+    /// Nobody knows what: everything.
+    Everything,
+}
+
+/// Where a range is attached, if it is not detached meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    at: u64,
+    serial: u64,
 }
 
 /// Why the window is not where it should be.
@@ -52,17 +59,35 @@ pub(crate) enum Misplaced {
 #[derive(Debug)]
 struct Attached {
     range: Range,
+    serial: u64,
     epoch: Epoch,
     /// It could not be detached.
     stuck: bool,
+}
+
+impl Attached {
+    fn place(&self, at: u64) -> Place {
+        let serial = self.serial;
+        Place { at, serial }
+    }
+
+    /// Whether it has this window offset, if it is at `at`.
+    fn covers(&self, at: u64, offset: u64) -> bool {
+        let within = offset.checked_sub(at);
+        within.is_some_and(|within| within < self.range.piece().length)
+    }
 }
 
 /// The window of a device.
 pub(crate) struct Window {
     mapper: Arc<dyn SharedMemoryMapper>,
     epochs: Arc<Epochs>,
+    /// Ask the present frontend's files.
+    askers: Askers,
     /// By window offset; they do not overlap.
     attached: BTreeMap<u64, Attached>,
+    /// How many ranges were attached so far.
+    serial: u64,
     /// The latest epoch from which memory was withdrawn.
     withdrawn: Option<Epoch>,
     dead: bool,
@@ -70,14 +95,35 @@ pub(crate) struct Window {
 
 impl Window {
     /// An empty window, which is nowhere.
-    pub(crate) fn new(mapper: Arc<dyn SharedMemoryMapper>, epochs: Arc<Epochs>) -> Self {
+    pub(crate) fn new(
+        mapper: Arc<dyn SharedMemoryMapper>,
+        epochs: Arc<Epochs>,
+        askers: Askers,
+    ) -> Self {
         Self {
             mapper,
             epochs,
+            askers,
             attached: BTreeMap::new(),
+            serial: 0,
             withdrawn: None,
             dead: false,
         }
+    }
+
+    /// Who asks the files of the frontend that is there.
+    pub(super) fn askers(&self) -> Askers {
+        self.askers.clone()
+    }
+
+    /// Another frontend is there, with files of its own.
+    pub(super) fn set_askers(&mut self, askers: Askers) {
+        self.askers = askers;
+    }
+
+    /// The epoch that it is now.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epochs.current()
     }
 
     /// Attaches a range, unless the epoch that it is for is over.
@@ -95,8 +141,10 @@ impl Window {
         self.mapper
             .attach(range.id(), at)
             .map_err(MemoryError::Map)?;
+        self.serial += 1;
         let attached = Attached {
             range,
+            serial: self.serial,
             epoch,
             stuck: false,
         };
@@ -160,27 +208,18 @@ impl Window {
         self.attached.values_mut().for_each(|a| a.stuck = false);
     }
 
-    /// Withdraws memory that is not there. Tells whether there was any.
-    ///
-    /// The frontend that does not provide the memory that it shared loses it:
-    /// nothing more is attached in this epoch.
-    ///
-    /// # Errors
-    ///
-    /// Something could not be detached: fatal.
-    pub(crate) fn withdraw(&mut self, missing: Missing) -> Result<bool, MemoryError> {
-        let mut lost = self.truncated();
-        match missing {
-            Missing::Truncated => {}
-            Missing::At(offset) => lost.extend(self.range_at(offset)),
-            Missing::Somewhere if lost.is_empty() => lost.extend(self.attached.keys()),
-            Missing::Somewhere => {}
-        }
-        let epochs = lost.iter().filter_map(|at| self.attached.get(at));
-        let found = epochs.map(|attached| attached.epoch).max();
-        self.withdrawn = self.withdrawn.max(found);
-        self.take_all(lost)?;
-        Ok(found.is_some())
+    /// Finds what is to be withdrawn. The frontend that does not provide the memory
+    /// that it shared loses it: nothing more is attached in this epoch.
+    fn condemn(&mut self, missing: &Missing) -> Vec<Place> {
+        let all = self.attached.iter().map(|(at, a)| (a.place(*at), a));
+        let lost = all.filter(|(place, attached)| match missing {
+            Missing::Truncated(places) => places.binary_search(place).is_ok(),
+            Missing::At(offset) => attached.covers(place.at, *offset),
+            Missing::Everything => true,
+        });
+        let (lost, epochs): (Vec<_>, Vec<_>) = lost.map(|(at, a)| (at, a.epoch)).unzip();
+        self.withdrawn = self.withdrawn.max(epochs.into_iter().max());
+        lost
     }
 
     /// Places the window, or takes it out of the guest's address space.
@@ -223,28 +262,6 @@ impl Window {
         ranges.map(|(at, p)| (at, p.offset, p.length)).collect()
     }
 
-    /// Where the range begins that is attached at a window offset.
-    fn range_at(&self, offset: u64) -> Option<u64> {
-        let (at, attached) = self.attached.range(..=offset).next_back()?;
-        (offset - at < attached.range.piece().length).then_some(*at)
-    }
-
-    /// Where ranges are that have pages behind the end of their file.
-    fn truncated(&self) -> Vec<u64> {
-        let mut ends = BTreeMap::new();
-        let mut lost = Vec::new();
-        for (at, attached) in &self.attached {
-            let file = attached.range.file();
-            let end = ends
-                .entry(file.identity())
-                .or_insert_with(|| file.pages_end().unwrap_or(0));
-            if attached.range.piece().end() > *end {
-                lost.push(*at);
-            }
-        }
-        lost
-    }
-
     /// Detaches what is at a window offset.
     fn take(&mut self, at: u64) -> Result<(), MemoryError> {
         let Some(attached) = self.attached.get_mut(&at) else {
@@ -260,10 +277,24 @@ impl Window {
         Ok(())
     }
 
-    /// Detaches all that can be.
-    fn take_all(&mut self, places: Vec<u64>) -> Result<(), MemoryError> {
-        let outcomes = places.into_iter().map(|at| self.take(at));
-        outcomes.fold(Ok(()), Result::and)
+    /// Detaches what is at these places, from the last on, for as long as a piece may
+    /// take. Leaves those that are left.
+    fn take_some(
+        &mut self,
+        places: &mut Vec<Place>,
+        deadline: Deadline,
+    ) -> Result<(), MemoryError> {
+        let mut outcome = Ok(());
+        while let Some(Place { at, serial }) = places.pop() {
+            let attached = self.attached.get(&at);
+            if attached.is_some_and(|attached| attached.serial == serial) {
+                outcome = outcome.and(self.take(at));
+            }
+            if deadline.is_over() {
+                break;
+            }
+        }
+        outcome
     }
 }
 
@@ -287,6 +318,45 @@ pub(crate) fn detach_before(window: &Ordered<Window>, epoch: Epoch) -> Result<()
     }
 }
 
+/// Withdraws memory that is not there. Tells whether there was any. Others get at
+/// the window in between.
+///
+/// # Errors
+///
+/// Something could not be detached: fatal.
+pub(crate) fn withdraw(window: &Ordered<Window>, missing: &Missing) -> Result<bool, MemoryError> {
+    let mut lost = window.lock().condemn(missing);
+    let found = !lost.is_empty();
+    let mut outcome = Ok(());
+    while !lost.is_empty() {
+        let deadline = Deadline::of_a_piece();
+        outcome = outcome.and(window.lock().take_some(&mut lost, deadline));
+    }
+    outcome.map(|()| found)
+}
+
+/// Where ranges are that have pages behind the end of their file. To be called where
+/// nobody waits: it asks each file for its size.
+pub(crate) fn truncated(window: &Ordered<Window>) -> Vec<Place> {
+    let attached: Vec<_> = {
+        let window = window.lock();
+        let attached = window.attached.iter();
+        let piece = |(at, a): (&u64, &Attached)| {
+            let file = Arc::clone(a.range.file());
+            (a.place(*at), a.range.piece().end(), file)
+        };
+        attached.map(piece).collect()
+    };
+    let mut ends = BTreeMap::new();
+    let lost = attached.into_iter().filter(|(_, end, file)| {
+        let file_end = ends
+            .entry(file.identity())
+            .or_insert_with(|| file.pages_end().unwrap_or(0));
+        end > file_end
+    });
+    lost.map(|(place, ..)| place).collect()
+}
+
 impl fmt::Debug for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Window")
@@ -300,7 +370,9 @@ impl Drop for Window {
     fn drop(&mut self) {
         // Who wants to know whether it worked has called before.
         self.try_again();
-        let _ = self.take_all(self.attached.keys().copied().collect());
+        for at in self.attached.keys().copied().collect::<Vec<_>>() {
+            let _ = self.take(at);
+        }
         let stuck = self.attached.values_mut();
         stuck.for_each(|stuck| stuck.range.keep_open());
     }

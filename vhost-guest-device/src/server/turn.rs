@@ -14,7 +14,6 @@ use crate::error::Fault;
 use crate::event_loop::deadline::Deadline;
 use crate::event_loop::poller::{Interest, Ready, Token};
 use crate::fd::{ForeignFd, Launcher};
-use crate::memory::Missing;
 use crate::shared::{Condition, Shared};
 
 impl<M: GuestAddressSpace> Server<M> {
@@ -58,6 +57,10 @@ impl<M: GuestAddressSpace> Server<M> {
 
     fn try_turn(&mut self, shared: &Shared, ready: &[Ready]) -> Result<(), Fault> {
         let hung_up = self.take_note(shared, ready);
+        // The guest must not touch what files have lost.
+        if let Some(lost) = self.memory.lost() {
+            shared.withdraw(&lost);
+        }
         self.look(shared)?;
         self.accept(shared);
         if !may_use_queues(shared) {
@@ -88,11 +91,7 @@ impl<M: GuestAddressSpace> Server<M> {
                 // Looked at when everything else has been.
                 Token::ReplyLimit | Token::MemoryLimit => {}
                 Token::Listener => {}
-                // If a file shrank, the guest must not touch what is missing.
-                Token::Memory => {
-                    self.memory.take_changes();
-                    shared.withdraw(Missing::Truncated);
-                }
+                Token::Memory => self.memory.take_changes(),
                 // It may be news of one that is gone already.
                 Token::Frontend => hung_up |= event.hung_up && self.connection.is_some(),
             }
@@ -126,8 +125,9 @@ impl<M: GuestAddressSpace> Server<M> {
         if !self.wants_frontend(shared) || self.listener.is_resting() {
             return;
         }
-        if self.reaper.is_full() {
-            // The frontends before left more descriptors than can be closed.
+        if self.reaper.is_full() || self.memory.is_full() {
+            // The frontends before left more descriptors and memory than can be
+            // closed.
             shared
                 .journal
                 .warn(format_args!("environment: too many descriptors to close"));

@@ -11,7 +11,8 @@ use super::Shared;
 use crate::error::{Fault, FrontendFault};
 use crate::event_loop::deadline::Deadline;
 use crate::guest::pci::bars::WINDOW_BAR;
-use crate::memory::window::detach_before;
+use crate::memory::askers::truncated_now;
+use crate::memory::window::{detach_before, withdraw};
 use crate::memory::{Misplaced, Missing};
 
 impl Shared {
@@ -74,16 +75,34 @@ impl Shared {
 
     /// A vCPU could not access memory. Returns whether it may try again: it was
     /// in the window, or there was something in the window that is out of it now.
+    ///
+    /// With an address in the window, no file is asked anything. Else the files are
+    /// asked for their sizes, elsewhere, and for an instant: a frontend that does not
+    /// let its own be known has to answer for what nobody else does.
     pub(crate) fn memory_fault(&self, address: Option<u64>) -> bool {
-        let missing = match address.map(|address| self.window_offset(address)) {
-            None => Missing::Somewhere,
-            Some(Some(offset)) => Missing::At(offset),
-            // It is not ours, or was before the window moved.
-            Some(None) => Missing::Truncated,
+        let Some(address) = address else {
+            let truncated = truncated_now(&self.window).unwrap_or_default();
+            return self.withdraw(&match truncated.is_empty() {
+                false => Missing::Truncated(truncated),
+                true => Missing::Everything,
+            });
         };
-        let withdrawn = self.withdraw(missing);
-        // Another vCPU may have been faster with the same complaint.
-        withdrawn || matches!(missing, Missing::At(_))
+        match self.window_offset(address) {
+            Some(offset) => {
+                self.withdraw(&Missing::At(offset));
+                // Another vCPU may have been faster with the same complaint.
+                true
+            }
+            // It is not ours, or was before the window moved.
+            None => self.memory_truncated(),
+        }
+    }
+
+    /// Withdraws memory that files have lost. Returns whether there was any, as far as
+    /// that is known.
+    pub(crate) fn memory_truncated(&self) -> bool {
+        let truncated = truncated_now(&self.window).unwrap_or_default();
+        self.withdraw(&Missing::Truncated(truncated))
     }
 
     /// Where in the window an address is.
@@ -96,9 +115,8 @@ impl Shared {
 
     /// Takes memory from the guest that its frontend does not provide. Returns
     /// whether there was any; its frontend is to blame then.
-    pub(crate) fn withdraw(&self, missing: Missing) -> bool {
-        let withdrawn = self.window.lock().withdraw(missing);
-        match withdrawn {
+    pub(crate) fn withdraw(&self, missing: &Missing) -> bool {
+        match withdraw(&self.window, missing) {
             Ok(false) => return false,
             Ok(true) => {
                 let fault = FrontendFault::Inaccessible;

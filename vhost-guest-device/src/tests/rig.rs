@@ -162,8 +162,9 @@ impl Rig {
             thread_hook: None,
         };
         lend(&mut services);
+        let hook = services.thread_hook.clone();
         let device = Device::new(listener, &options, services).unwrap();
-        device.start(&Launcher::start(None).unwrap());
+        device.start(&Launcher::start(hook.as_ref()).unwrap());
         Self {
             device,
             vmm,
@@ -179,11 +180,21 @@ impl Rig {
 
     /// Lets the device take turns until there is nothing to do.
     pub(crate) fn run(&mut self) {
+        // Whoever looks at files says when it is done.
+        self.run_while(|rig| rig.device.server().memory.waits_for_files());
+    }
+
+    /// The same, but does not wait for files.
+    pub(crate) fn run_without_files(&mut self) {
+        self.run_while(|_| false);
+    }
+
+    fn run_while(&mut self, waits: impl Fn(&Self) -> bool) {
         let epoll = self.device.poller_fd().unwrap();
         let mut turns = 0;
         loop {
             // What the channel's thread has done before is in the events.
-            let settled = self.is_channel_settled();
+            let settled = self.is_channel_settled() && !waits(self);
             let ready = poller::wait(epoll.as_fd(), false).unwrap();
             match (ready.is_empty(), settled) {
                 (true, true) => return,
@@ -474,6 +485,11 @@ impl Rig {
     /// Whether the frontend was lost and the guest told so.
     pub(crate) fn needs_reset(&mut self) -> bool {
         self.run();
+        self.was_told()
+    }
+
+    /// The same, as far as it has come.
+    pub(crate) fn was_told(&mut self) -> bool {
         let told = self.status() & NEEDS_RESET != 0;
         assert_eq!(
             told,

@@ -8,17 +8,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use rustix::fs::{fchmod, fcntl_add_seals, ftruncate, Mode, SealFlags};
 use rustix::thread::{capabilities, set_capabilities, CapabilitySet};
 use vhost_guest_vmm_traits::test_utils::TestVmm;
-use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper};
+use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper, ThreadHook};
 
 use super::rig::{memory_file, message, words, Frontend, Rig, BARS, WINDOW};
 use super::siege::{Siege, NEED_REPLY, PLAIN, SIZE, USER};
 use crate::connection::carried;
-use crate::memory::Missing;
 
 /// The messages that bring memory, for a file of [`SIZE`] bytes.
 fn memory_messages() -> [(u32, Vec<u8>); 4] {
@@ -30,49 +28,54 @@ fn memory_messages() -> [(u32, Vec<u8>); 4] {
     ]
 }
 
-/// Does something as a user who is not allowed what `root` is.
-fn unprivileged(what: impl FnOnce() + Send + 'static) {
-    // In a thread of its own: capabilities are the thread's.
-    let deed = move || {
-        let mut sets = capabilities(None).unwrap();
+/// The threads of a user who is not allowed what `root` is: capabilities are a
+/// thread's.
+struct Unprivileged;
+
+impl ThreadHook for Unprivileged {
+    fn thread_started(&self, _: &str) -> io::Result<()> {
+        let mut sets = capabilities(None)?;
         for set in [&mut sets.effective, &mut sets.permitted] {
             *set -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
         }
-        set_capabilities(None, sets).unwrap();
-        what();
-    };
-    thread::spawn(deed).join().unwrap();
+        Ok(set_capabilities(None, sets)?)
+    }
+}
+
+/// A device of such a user's.
+fn unprivileged() -> Siege {
+    let hook = Arc::new(Unprivileged);
+    Siege::of(Rig::lent(
+        |services| services.thread_hook = Some(hook),
+        |b| b,
+    ))
 }
 
 #[test]
 fn memory_that_cannot_be_watched_is_refused() {
-    unprivileged(|| {
-        let mut siege = Siege::new();
-        for (code, payload) in memory_messages() {
-            let file = memory_file(SIZE);
-            fchmod(&file, Mode::empty()).unwrap();
-            let what = format!("unreadable memory for request {code}");
-            siege.refuses(carried(), code, &what, &mut |frontend, flags| {
-                frontend.send(&message(code, flags, &payload), &[file.as_fd()]);
-            });
-        }
-        siege.serves_the_next();
-    });
+    let mut siege = unprivileged();
+    for (code, payload) in memory_messages() {
+        let file = memory_file(SIZE);
+        fchmod(&file, Mode::empty()).unwrap();
+        let what = format!("unreadable memory for request {code}");
+        siege.refuses(carried(), code, &what, &mut |frontend, flags| {
+            frontend.send(&message(code, flags, &payload), &[file.as_fd()]);
+        });
+    }
+    siege.serves_the_next();
 }
 
 #[test]
 fn memory_that_keeps_its_size_need_not_be_watched() {
-    unprivileged(|| {
-        let mut siege = Siege::new();
-        let file = memory_file(SIZE);
-        fchmod(&file, Mode::empty()).unwrap();
-        fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
-        let mut frontend = siege.frontend(carried());
-        let add = message(37, NEED_REPLY, &words(&[0, 0, SIZE, USER, 0]));
-        frontend.send(&add, &[file.as_fd()]);
-        assert!(siege.rig.receive(0).is_some());
-        assert_eq!(siege.rig.vmm.mappings().len(), 1);
-    });
+    let mut siege = unprivileged();
+    let file = memory_file(SIZE);
+    fchmod(&file, Mode::empty()).unwrap();
+    fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+    let mut frontend = siege.frontend(carried());
+    let add = message(37, NEED_REPLY, &words(&[0, 0, SIZE, USER, 0]));
+    frontend.send(&add, &[file.as_fd()]);
+    assert!(siege.rig.receive(0).is_some());
+    assert_eq!(siege.rig.vmm.mappings().len(), 1);
 }
 
 /// A window for which it takes a while to open something: long enough for a
@@ -167,7 +170,7 @@ fn a_fault_in_the_window_takes_what_is_there_whatever_its_files_size() {
 fn a_fault_somewhere_takes_everything_if_no_file_has_shrunk() {
     let (mut siege, frontend, _files) = two_files();
     // With another device, whose file it may be, this one is left alone.
-    assert!(!siege.rig.device.shared.withdraw(Missing::Truncated));
+    assert!(!siege.rig.device.shared.memory_truncated());
     assert_eq!(siege.rig.vmm.mappings().len(), 2);
     assert!(siege.rig.device.shared.memory_fault(None));
     assert_eq!(siege.rig.vmm.mappings(), []);

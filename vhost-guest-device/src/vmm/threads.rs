@@ -67,7 +67,6 @@ pub const WORKER: Thread = Thread {
         "write",
         // What is a descriptor that a frontend sent?
         "fcntl",
-        "fstatfs",
         "getpeername",
         "getsockopt",
         "readlinkat",
@@ -75,8 +74,6 @@ pub const WORKER: Thread = Thread {
         // Eventfds of a frontend's: what waits behind a mask.
         "ppoll",
         // Memory that may be truncated.
-        "inotify_add_watch",
-        "inotify_init1",
         "inotify_rm_watch",
         // Records of requests under way.
         "fstat",
@@ -124,6 +121,26 @@ pub const PROMPT_REAPER: Thread = Thread {
     syscalls: &["close", "fcntl"],
 };
 
+/// Asks a frontend's files what they are and how large, and has the VMM open and
+/// close ranges of them: each may take for as long as that frontend likes. Three are
+/// one frontend's.
+pub const FILES: Thread = Thread {
+    name: "vhost-guest-map",
+    count: 16,
+    syscalls: &[
+        // What is a descriptor that a frontend sent, and how large?
+        "fcntl",
+        "fstatfs",
+        "statx",
+        // Does it shrink?
+        "inotify_add_watch",
+        "inotify_init1",
+        "inotify_rm_watch",
+        // It is done.
+        "write",
+    ],
+};
+
 /// Signals eventfds that a frontend sent, which may take for as long as that
 /// frontend likes. Two are one frontend's.
 pub const SIGNALLER: Thread = Thread {
@@ -163,11 +180,12 @@ pub const PUMP: Thread = Thread {
 };
 
 /// All kinds.
-pub const ALL: [Thread; 8] = [
+pub const ALL: [Thread; 9] = [
     WORKER,
     LAUNCHER,
     REAPER,
     PROMPT_REAPER,
+    FILES,
     SIGNALLER,
     RESCUER,
     CHANNEL,

@@ -135,15 +135,12 @@ fn what_cannot_be_undone_is_still_in_the_books() {
 fn truncated_memory_is_withdrawn() {
     let files = four_files();
     let (mut bench, before, after) = about_to_replace(&files);
-    assert!(!bench.withdraw(Missing::Truncated).unwrap(), "all is well");
+    assert!(!bench.withdraw_truncated().unwrap(), "all is well");
     ftruncate(&files[1].fd, MIB / 2).unwrap();
-    assert!(bench.withdraw(Missing::Truncated).unwrap());
+    assert!(bench.withdraw_truncated().unwrap());
     assert_eq!(bench.vmm.mappings().len(), 1);
     bench.check_books();
-    assert!(
-        !bench.withdraw(Missing::Truncated).unwrap(),
-        "it is gone already"
-    );
+    assert!(!bench.withdraw_truncated().unwrap(), "it is gone already");
 
     let error = bench.replace(&after).unwrap_err();
     assert!(matches!(error, MemoryError::Withdrawn), "{error}");
@@ -173,9 +170,9 @@ fn the_page_of_a_last_byte_is_not_withdrawn() {
     let log = TestFile::new(1, 0x1001);
     let (_, ticket) = bench.area(Area::Log, &log, 0, 0x1001).unwrap();
     bench.memory.settled(ticket, Outcome::Done).unwrap();
-    assert!(!bench.withdraw(Missing::Truncated).unwrap());
+    assert!(!bench.withdraw_truncated().unwrap());
     ftruncate(&log.fd, 0x1000).unwrap();
-    assert!(bench.withdraw(Missing::Truncated).unwrap());
+    assert!(bench.withdraw_truncated().unwrap());
 }
 
 #[test]
@@ -185,7 +182,7 @@ fn memory_can_be_withdrawn_while_a_change_is_pending() {
     let (_, ticket) = bench.replace(&after).unwrap();
     ftruncate(&files[1].fd, 0).unwrap();
     ftruncate(&files[2].fd, 0).unwrap();
-    assert!(bench.withdraw(Missing::Truncated).unwrap());
+    assert!(bench.withdraw_truncated().unwrap());
     bench.memory.settled(ticket, Outcome::Refused).unwrap();
     bench.check_books();
     bench.revoke().unwrap();
@@ -198,6 +195,6 @@ fn a_withdrawal_that_fails_is_fatal() {
     let (bench, ..) = about_to_replace(&files);
     ftruncate(&files[0].fd, 0).unwrap();
     bench.vmm.fail_nth(0, ErrorKind::Other);
-    assert!(bench.withdraw(Missing::Truncated).unwrap_err().is_fatal());
+    assert!(bench.withdraw_truncated().unwrap_err().is_fatal());
     bench.check_books();
 }

@@ -37,9 +37,9 @@ fn the_page_of_a_regions_last_byte_is_not_withdrawn() {
     let mut bench = Bench::new();
     let queues = TestFile::new(1, ODD);
     bench.added(region(0, ODD, 0), &queues);
-    assert!(!bench.withdraw(Missing::Truncated).unwrap());
+    assert!(!bench.withdraw_truncated().unwrap());
     ftruncate(&queues.fd, 3 * PAGE).unwrap();
-    assert!(bench.withdraw(Missing::Truncated).unwrap());
+    assert!(bench.withdraw_truncated().unwrap());
 }
 
 /// A backend that maps the file adds the offset to where it mapped it.

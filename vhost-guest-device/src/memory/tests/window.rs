@@ -86,10 +86,10 @@ fn memory_that_was_withdrawn_does_not_concern_the_next_epoch() {
     bench.replaced(&before);
     let epoch = bench.epochs.raise();
     // A vCPU stumbles over what is about to be taken.
-    assert!(bench.withdraw(Missing::Somewhere).unwrap());
+    assert!(bench.withdraw(Missing::Everything).unwrap());
     bench.memory.renew(epoch);
     bench.replaced(&after);
-    assert!(bench.withdraw(Missing::Somewhere).unwrap());
+    assert!(bench.withdraw(Missing::Everything).unwrap());
     assert!(matches!(
         bench.replace(&before),
         Err(MemoryError::Withdrawn)

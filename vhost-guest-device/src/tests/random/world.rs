@@ -22,7 +22,6 @@ use super::{Kind, Step};
 use crate::guest::pci::bars::COMMON;
 use crate::guest::snapshot::SnapshotError;
 use crate::guest::virtio::feature;
-use crate::memory::Missing;
 use crate::tests::rig::{event, memory_file, message, place, words, Frontend, Rig};
 use crate::tests::rig::{QUEUE_SELECT, VRINGS};
 use crate::tests::session::{answer_all, introduce, right_reply, try_send};
@@ -380,7 +379,7 @@ impl World {
             Step::ChannelHangUp => self.channel = None,
             Step::Truncate(file) => {
                 self.files[usize::from(file)].set_len(0).unwrap();
-                let _ = self.rig.device.shared.withdraw(Missing::Truncated);
+                let _ = self.rig.device.shared.memory_truncated();
                 self.new_file();
                 self.files.swap_remove(file.into());
             }
