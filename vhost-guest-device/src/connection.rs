@@ -239,10 +239,11 @@ impl Connection {
         }
     }
 
-    /// Whether the guest owes the frontend anything, or would if it asked.
-    pub(crate) fn may_wait_for_guest(&self) -> bool {
+    /// Whether the guest owes the frontend anything, or would if it asked; or its own
+    /// files do.
+    pub(crate) fn may_wait(&self) -> bool {
         let owes = self.waits_for_guest() || self.request_buffer.is_none();
-        owes && !self.is_behind()
+        self.waits_for_files() || owes && !self.is_behind()
     }
 
     /// Whether the frontend waits for the guest now.
@@ -254,6 +255,11 @@ impl Connection {
     /// Whether the frontend waits for something that is the guest's to do.
     pub(crate) fn waits_for_guest(&self) -> bool {
         self.replies.owed().is_some() || self.held.is_some()
+    }
+
+    /// Whether the frontend waits for files of its own.
+    pub(crate) fn waits_for_files(&self) -> bool {
+        self.begun.is_some()
     }
 
     /// Whether it has sent more descriptors than can be closed.

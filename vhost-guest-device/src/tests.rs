@@ -45,6 +45,7 @@ pub(crate) mod rig;
 mod session;
 mod shrinking;
 pub(crate) mod siege;
+mod slow_slots;
 mod snapshot;
 mod snapshot_hostile;
 mod stage;

@@ -76,6 +76,9 @@ pub(crate) enum FrontendFault {
     /// What the guest has agreed to cannot be done with its memory.
     #[error(transparent)]
     Memory(MemoryError),
+    /// Its memory files do not let anybody look at them in time.
+    #[error("memory files that it sent keep the device waiting for too long")]
+    Late,
     /// A vCPU cannot access memory that it shared.
     #[error("memory that it shared cannot be accessed")]
     Inaccessible,

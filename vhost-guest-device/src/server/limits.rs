@@ -11,7 +11,7 @@ use vm_memory::GuestAddressSpace;
 
 use super::Server;
 use crate::connection::Connection;
-use crate::error::GuestFault;
+use crate::error::{FrontendFault, GuestFault};
 use crate::event_loop::poller::{Interest, Ready, Token};
 use crate::shared::Shared;
 use crate::vmm::statistics::{Counter, Counters};
@@ -56,9 +56,11 @@ impl<M: GuestAddressSpace> Server<M> {
         let connection = self.connection.as_ref();
         if over && connection.is_some_and(Connection::is_kept_waiting) {
             self.fail(shared, GuestFault::Late.into());
+        } else if over && connection.is_some_and(Connection::waits_for_files) {
+            self.fail(shared, FrontendFault::Late.into());
         }
         let connection = self.connection.as_ref();
-        let may_wait = connection.is_some_and(Connection::may_wait_for_guest);
+        let may_wait = connection.is_some_and(Connection::may_wait);
         self.reply_limit.run(may_wait, progress);
     }
 }

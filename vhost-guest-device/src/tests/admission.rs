@@ -19,6 +19,7 @@ use vhost_guest_vmm_traits::{RangeId, SharedMemoryMapper};
 use super::rig::{memory_file, message, words, Frontend, Rig, BARS};
 use super::siege::{wait_for_turn, Siege, NEED_REPLY, SIZE, USER};
 use crate::connection::carried;
+use crate::function::Builder;
 use crate::vmm::threads::FILES;
 
 /// A call that may take as long as a file's owner likes.
@@ -312,4 +313,21 @@ fn so_many_threads_wait_for_files_and_no_more() {
         wait_for_turn(&siege.rig);
         siege.rig.run_without_files();
     }
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_in_time_ends_the_connection_if_the_vmm_wants_that() {
+    let held = Held::new(&[Call::Open]);
+    let window = Arc::clone(&held);
+    let limit = |builder: Builder| builder.reply_timeout(Duration::from_secs(3600));
+    let rig = Rig::lent(|services| services.window = window, limit);
+    let mut siege = Siege::of(rig);
+    let mut frontend = share(&mut siege);
+    held.is_waited_for();
+    siege.rig.device.server().reply_limit.pass();
+    siege.rig.run_without_files();
+    assert!(siege.rig.was_told());
+    assert!(frontend.is_disconnected());
+    held.let_go();
+    siege.serves_the_next();
 }
