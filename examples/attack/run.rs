@@ -27,7 +27,7 @@ use super::options::Options;
 use super::probes::Probes;
 use super::stage::Stage;
 use super::victim::{Place, Victim};
-use crate::cycles::held::Held;
+use crate::cycles::held::{lingers, Held};
 use crate::loopback::failure::{Context, Failure};
 
 /// Two of each way to end a frontend.
@@ -213,7 +213,7 @@ fn at_rest() -> std::io::Result<Held> {
     loop {
         thread::sleep(Duration::from_millis(1500));
         let now = Held::by_process()?;
-        if now == before {
+        if now == before && !lingers()? {
             return Ok(now);
         }
         before = now;

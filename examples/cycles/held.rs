@@ -141,7 +141,7 @@ impl Held {
 }
 
 /// Whether a thread of the device's waits for more work, and will end soon.
-fn lingers() -> io::Result<bool> {
+pub fn lingers() -> io::Result<bool> {
     for task in fs::read_dir("/proc/self/task")? {
         let name = fs::read_to_string(task?.path().join("comm")).unwrap_or_default();
         let [worker, launcher] = [WORKER, LAUNCHER].map(|thread| thread.name);

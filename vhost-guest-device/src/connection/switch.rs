@@ -136,7 +136,46 @@ impl Connection {
             | R::RemMemReg(_)
             | R::SetLogBase(_)
             | R::SetInflightFd(_) => memory::is_unsettled(on),
-            _ => false,
+            R::GetFeatures
+            | R::SetFeatures(_)
+            | R::SetOwner
+            | R::ResetOwner
+            | R::GetProtocolFeatures
+            | R::SetProtocolFeatures(_)
+            | R::GetQueueNum
+            | R::GetMaxMemSlots
+            | R::IotlbMsg(_)
+            | R::SetVringNum(_)
+            | R::SetVringAddr(_)
+            | R::SetVringBase(_)
+            | R::GetVringBase(_)
+            | R::GetVringBaseSkipDrain(_)
+            | R::SetVringKick(_)
+            | R::SetVringCall(_)
+            | R::SetVringErr(_)
+            | R::SetVringEnable(_)
+            | R::SetVringEndian(_)
+            | R::SendRarp(_)
+            | R::NetSetMtu(_)
+            | R::GetConfig(_)
+            | R::SetConfig(_)
+            | R::GetStatus
+            | R::SetStatus(_)
+            | R::ResetDevice
+            | R::GetInflightFd(_)
+            | R::SetLogFd(_)
+            | R::SetDeviceStateFd(_)
+            | R::SetBackendReqFd(_)
+            | R::CreateCryptoSession(_)
+            | R::CloseCryptoSession(_)
+            | R::PostcopyAdvise(_)
+            | R::PostcopyListen(_)
+            | R::PostcopyEnd(_)
+            | R::GpuSetSocket(_)
+            | R::VringKick(_)
+            | R::GetSharedObject(_)
+            | R::GetShmemConfig(_)
+            | R::Unknown { .. } => false,
         }
     }
 

@@ -75,6 +75,10 @@ pub(crate) enum RegisterFault {
 /// A rule that one of the device's queues, or a buffer in it, breaks.
 #[derive(Debug, Error)]
 pub(crate) enum QueueFault {
+    /// It was reset while a message was on its way into one of its buffers. No
+    /// turn lets that happen; what would be lost must not be lost in silence.
+    #[error("reset under a message")]
+    Gone,
     /// It has a size that it cannot have.
     #[error("bad size")]
     Size,

@@ -295,8 +295,11 @@ impl Queues {
             .map_or(Ok(None), |queue| queue.reserve(memory))
     }
 
-    /// See [`MessageQueue::deliver`]. A buffer whose queue was reset is gone,
-    /// and with it the message.
+    /// See [`MessageQueue::deliver`].
+    ///
+    /// # Errors
+    ///
+    /// Also if the queue was reset, and the buffer is gone.
     pub(crate) fn deliver<M: GuestMemory>(
         &mut self,
         index: u16,
@@ -304,8 +307,10 @@ impl Queues {
         reserved: Reserved,
         message: &[u8],
     ) -> Result<bool, Fault> {
-        self.queue(index)
-            .map_or(Ok(false), |queue| queue.deliver(memory, reserved, message))
+        let rule = QueueFault::Gone;
+        let gone = GuestFault::Queue { queue: index, rule };
+        let queue = self.queue(index).ok_or(gone)?;
+        queue.deliver(memory, reserved, message)
     }
 
     /// See [`MessageQueue::take`]. A queue that is not enabled has nothing.

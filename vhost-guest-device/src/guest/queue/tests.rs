@@ -322,7 +322,8 @@ fn a_queue_that_is_not_enabled_has_nothing() {
         head: 0,
         pieces: Vec::new(),
     };
-    assert!(!queues.deliver(0, &memory, lost, b"message").unwrap());
+    let fault = rule(queues.deliver(0, &memory, lost, b"message").unwrap_err());
+    assert!(matches!(fault, QueueFault::Gone), "{fault}");
 }
 
 /// A translation may go away between two accesses.
