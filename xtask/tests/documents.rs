@@ -108,10 +108,17 @@ fn counts(rows: &[Row<'_>]) -> BTreeMap<char, usize> {
 #[test]
 fn every_test_that_is_named_exists() {
     let mut missing = Vec::new();
-    for name in ["conformance.md", "defects.md", "messages.md", "refusals.md"] {
+    let names = [
+        ("conformance.md", 50),
+        ("defects.md", 50),
+        ("messages.md", 50),
+        ("refusals.md", 50),
+        ("system-calls.md", 20),
+    ];
+    for (name, least) in names {
         let text = document(name);
         let tests = tests_in(&text);
-        assert!(tests.len() > 50, "{name} names {} tests", tests.len());
+        assert!(tests.len() > least, "{name} names {} tests", tests.len());
         for (path, test) in tests {
             if !source(path).is_some_and(|source| has_test(&source, test)) {
                 missing.push(format!("{name}: {path}::{test}"));
