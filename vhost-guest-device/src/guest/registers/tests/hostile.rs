@@ -187,6 +187,11 @@ impl World {
             }
             Step::Read(bar, at, n) => self.guest.registers.bar_read(bar, at, &mut data[..n]),
             Step::Write(bar, at, data) => {
+                let resets = (bar, at) == (0, COMMON + 0x14) && data == [0];
+                if resets && self.guest.registers.is_untouched() {
+                    // It is done at once.
+                    self.frontend_gone();
+                }
                 let effect = self.guest.registers.bar_write(bar, at, &data);
                 self.carry_out(effect.into_iter().collect());
             }
