@@ -20,6 +20,8 @@ use rustix::event::{eventfd, EventfdFlags};
 use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
 use rustix::pipe::{pipe, splice, SpliceFlags};
 use vhost_guest_msg::Transfer;
+use vm_memory::mmap::MmapRegion;
+use vm_memory::FileOffset;
 
 use super::{
     ChannelSocket, EventFd, FdError, FdKinds, ForeignFd, MemoryFd, MemoryPolicy, Next, Pump,
@@ -172,6 +174,15 @@ impl Mount {
         let files = (0..count).map(|_| open()).collect();
         self.server.silent.store(true, Ordering::SeqCst);
         files
+    }
+
+    /// Memory of a file whose server will not answer for it any more: who touches
+    /// it waits, the kernel too.
+    pub(crate) fn memory(&self) -> MmapRegion {
+        let reaper = Reaper::spawn();
+        let dead = self.dead_files(1, &reaper).remove(0);
+        let file = File::from(dead.as_fd().try_clone_to_owned().unwrap());
+        MmapRegion::from_file(FileOffset::new(file, 0), 4096).unwrap()
     }
 
     /// Requests that somebody waits for who did not just close a file.

@@ -11,14 +11,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::thread::{self, JoinHandle};
 
 use rustix::fs::{fallocate, FallocateFlags};
-use vm_memory::mmap::MmapRegion;
-use vm_memory::{FileOffset, VolatileMemory, WriteVolatile};
+use vm_memory::{VolatileMemory, WriteVolatile};
 
 use super::rig::{self, memory_file, message, words};
 use super::siege::{NEED_REPLY, PLAIN, SIZE, USER};
 use crate::connection::carried;
 use crate::fd::fuse_tests::{is_stuck, Mount};
-use crate::fd::Reaper;
 
 /// An inode whose lock somebody holds, and somebody else waits for.
 struct Held {
@@ -29,16 +27,12 @@ impl Held {
     /// Writes to a file from memory that the kernel cannot read. It holds the
     /// inode's lock meanwhile.
     fn new(mount: &Mount, file: &File) -> Self {
-        const PAGE: usize = 4096;
-        let reaper = Reaper::spawn();
-        let dead = mount.dead_files(1, &reaper).remove(0);
-        let memory = File::from(dead.as_fd().try_clone_to_owned().unwrap());
-        let memory = MmapRegion::<()>::from_file(FileOffset::new(memory, 0), PAGE).unwrap();
+        let memory = mount.memory();
         let (ours, theirs) = (file.try_clone().unwrap(), file.try_clone().unwrap());
         let before = mount.questions();
         // Both fail or go on when the file system is gone.
         let writer = thread::spawn(move || {
-            let _ = (&ours).write_volatile(&memory.get_slice(0, PAGE).unwrap());
+            let _ = (&ours).write_volatile(&memory.get_slice(0, memory.size()).unwrap());
         });
         while mount.questions() == before {
             thread::yield_now();

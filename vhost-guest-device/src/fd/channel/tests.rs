@@ -8,8 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage};
+use vm_memory::{ReadVolatile, VolatileMemory};
 
 use super::*;
+use crate::fd::fuse_tests::{is_stuck, Mount};
 use crate::fd::Reaper;
 use crate::tests::rig::message;
 
@@ -23,9 +25,13 @@ fn channels() -> (Channels, Arc<OwnedFd>) {
 
 fn open(channels: &Channels) -> Result<(UnixStream, Channel), NoChannel> {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let socket = ForeignFd::new(theirs.into(), &Reaper::spawn());
+    Ok((ours, open_end(channels, theirs)?))
+}
+
+fn open_end(channels: &Channels, end: UnixStream) -> Result<Channel, NoChannel> {
+    let socket = ForeignFd::new(end.into(), &Reaper::spawn());
     let socket = ChannelSocket::check(socket).unwrap();
-    Ok((ours, channels.open(socket, &Limits::default())?))
+    channels.open(socket, &Limits::default())
 }
 
 fn wait<T>(wake: &OwnedFd, found: impl Fn() -> Option<T>) -> T {
@@ -140,4 +146,40 @@ fn a_frontend_whose_channels_are_stuck_gets_no_other_and_the_next_one_does() {
         thread::yield_now();
     }
     open(&channels).unwrap();
+}
+
+/// Who receives from the same end holds its lock, and `MSG_DONTWAIT` says nothing
+/// about that.
+#[test]
+fn one_that_somebody_else_reads_keeps_its_thread_waiting_and_nobody_else() {
+    let Some(mount) = Mount::new("iolock") else {
+        return;
+    };
+    let (channels, wake) = channels();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    ours.write_all(&[1; 64]).unwrap();
+    let (memory, duplicate) = (mount.memory(), theirs.try_clone().unwrap());
+    let before = mount.questions();
+    let reader = thread::spawn(move || {
+        let mut slice = memory.get_slice(0, 64).unwrap();
+        // Fails when the file system is gone.
+        let _ = (&duplicate).read_volatile(&mut slice);
+    });
+    while mount.questions() == before {
+        thread::yield_now();
+    }
+    let channel = open_end(&channels, theirs).unwrap();
+    while !is_stuck("vhost-guest-chn") {
+        thread::yield_now();
+    }
+    channel.send(vec![0; 12]);
+    assert!(channel.receive().is_none());
+    assert!(channel.end().is_none());
+    drop(channel);
+    // Another one is served.
+    let (mut ours, channel) = open(&channels).unwrap();
+    ours.write_all(&message(2, 0x5, &[0; 8])).unwrap();
+    wait(&wake, || channel.receive());
+    drop(mount);
+    reader.join().unwrap();
 }
