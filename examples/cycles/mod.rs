@@ -49,10 +49,10 @@ const BLOCKS: u64 = 1024;
 const WARM_UP: u64 = 200;
 /// How much more memory may be resident after all cycles, in KiB. It is what
 /// the allocator keeps that makes a difference: it is filled and emptied at
-/// random, and takes some thousand cycles to reach its final size, 40 KiB above
-/// that after the warm-up. To lose 27 bytes in each of 10,000 cycles is more
-/// than this.
-const TOLERANCE: u64 = 256;
+/// random, by threads that come and go, and takes some thousand cycles to reach its
+/// final size, 700 KiB above that after the warm-up (measured up to 12,000 cycles).
+/// To lose 105 bytes in each of 10,000 cycles is more than this.
+const TOLERANCE: u64 = 1024;
 /// How long giving back may take: closing descriptors has threads of its own.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long to wait for what will not come.
