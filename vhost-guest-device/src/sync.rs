@@ -4,8 +4,15 @@
 
 //! What threads agree by.
 
+/// The model in `tests/rooms.rs` has others.
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}
 pub(crate) mod epoch;
 pub(crate) mod ordered;
 
 pub(crate) use self::epoch::{Epoch, Epochs};
 pub(crate) use self::ordered::{Ordered, OrderedGuard};
+
+#[cfg(test)]
+mod tests;
