@@ -8,6 +8,7 @@
 //! `ATTACK`, and what the attacker's process does in a round.
 
 mod channel_descriptor;
+mod epoll_lock;
 mod guest_chains;
 mod guest_hammer;
 mod huge_pages;
@@ -61,6 +62,7 @@ pub struct Attack {
 /// All attacks.
 pub const ATTACKS: &[&Attack] = &[
     &io_lock::ATTACK,
+    &epoll_lock::ATTACK,
     &channel_descriptor::ATTACK,
     &oob_descriptor::ATTACK,
     &many_descriptors::ATTACK,

@@ -81,7 +81,7 @@ fn receive_into(socket: &UnixStream, address: usize) {
 }
 
 /// A page whose first access sleeps until the descriptor is closed.
-fn unreachable_page() -> io::Result<(OwnedFd, usize)> {
+pub fn unreachable_page() -> io::Result<(OwnedFd, usize)> {
     let flags = UserfaultfdFlags::CLOEXEC;
     // SAFETY: a descriptor that nobody has yet.
     let userfaultfd = match unsafe { userfaultfd(flags) } {

@@ -8,12 +8,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
+use rustix::event::{poll, PollFd, PollFlags};
 use rustix::net::{acceptfrom_with, SocketFlags};
 use rustix::time::{
     timerfd_create, timerfd_settime, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags,
     Timespec,
 };
 
+use super::{ForeignFd, Reaper};
 use crate::host;
 
 /// Time until what the environment failed is tried again.
@@ -28,19 +30,20 @@ const REST: Timespec = Timespec {
 /// at once: epoll reports a listener with a waiting frontend again and again.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: UnixListener,
+    socket: ForeignFd,
     timer: OwnedFd,
     resting: bool,
 }
 
 impl Listener {
-    /// Listens on `socket`, which is made non-blocking.
-    pub(crate) fn new(socket: UnixListener) -> io::Result<Self> {
+    /// Listens on `socket`, which is made non-blocking, and closed by `reaper` if
+    /// that takes long.
+    pub(crate) fn new(socket: UnixListener, reaper: &Reaper) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = host::ask(|| timerfd_create(TimerfdClockId::Monotonic, flags))?;
         Ok(Self {
-            socket,
+            socket: ForeignFd::new(socket.into(), reaper),
             timer,
             resting: false,
         })
@@ -98,5 +101,17 @@ impl Listener {
         // It can only fail for a descriptor that is no timer.
         let set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
         self.resting = set.is_ok();
+    }
+}
+
+impl Drop for Listener {
+    /// Who connects and is not accepted may have sent descriptors, which the kernel
+    /// closes with the listener. Mostly nobody has, and a VMM that binds the name
+    /// again finds it free at once.
+    fn drop(&mut self) {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        if poll(&mut fds, Some(&Timespec::default())) == Ok(0) {
+            self.socket.is_ours();
+        }
     }
 }

@@ -145,6 +145,8 @@ enum Closing {
     Memory,
     /// So does this: a socket in which nothing is left.
     Socket,
+    /// No time: it is nobody's but the device's.
+    Here,
 }
 
 /// A descriptor that a peer sent. Dropping it hands it to the [`Reaper`]:
@@ -181,6 +183,11 @@ impl ForeignFd {
         self.closing = Closing::Socket;
     }
 
+    /// Takes note that there is nothing of a peer's in it.
+    pub(super) fn is_ours(&mut self) {
+        self.closing = Closing::Here;
+    }
+
     /// Closes it here, on a thread that nobody waits for.
     pub(super) fn close(mut self) {
         drop(self.fd.take());
@@ -211,6 +218,7 @@ impl Drop for ForeignFd {
                 Closing::Open => &self.reaper.patient,
                 Closing::Memory => &self.reaper.memory,
                 Closing::Socket => &self.reaper.sockets,
+                Closing::Here => return drop(fd),
             };
             share.push(move || drop(fd));
         }

@@ -125,6 +125,22 @@ fn the_kernel_drops_no_descriptor_within_a_read() {
     drop((many_peer, urgent_peer));
 }
 
+/// The kernel closes what was sent to a listener, and not accepted, with it.
+#[test]
+fn the_end_of_the_device_waits_for_no_frontend_that_was_never_accepted() {
+    let mut rig = Rig::new();
+    let mut frontend = rig.connect();
+    let (slow, peer) = lingering();
+    frontend.send(&message(3, PLAIN, &[]), &[slow.as_fd()]);
+    drop(slow);
+    drop(rig);
+    // It is closed all the same, and that nobody waits for it is the test.
+    drop(peer);
+    while !frontend.is_disconnected() {
+        std::thread::yield_now();
+    }
+}
+
 /// Blocking, and with a counter that takes nothing any more.
 fn full() -> OwnedFd {
     let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
