@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use kvm_ioctls::Kvm;
 use rustix::process::{
     geteuid, getrlimit, set_parent_process_death_signal, setrlimit, Resource, Rlimit, Signal,
 };
@@ -55,6 +56,10 @@ pub fn run(attack: &Attack, options: &Options) -> Result<(), Failure> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let current = maximum;
     setrlimit(Resource::Nofile, Rlimit { current, maximum }).context("limit of descriptors")?;
+    if let (true, Err(error)) = (attack.setup.kvm, Kvm::new()) {
+        println!("{CANNOT}no KVM: {error}");
+        return Ok(());
+    }
     let (place, listener) = Place::new().context("socket")?;
     let (stage, guest) = Stage::set(listener, &attack.setup, options.double)?;
     let scene = Scene {
