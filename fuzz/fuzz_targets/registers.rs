@@ -15,7 +15,7 @@ use vhost_guest_fuzz::{open_descriptors, Guest, Input, Machine, BARS};
 /// Widths of accesses; the last two are not possible on a bus.
 const WIDTHS: [usize; 6] = [1, 2, 4, 8, 3, 9];
 
-fn step(machine: &mut Machine, guest: &mut Guest, input: &mut Input<'_>) {
+fn step(machine: &Machine, guest: &mut Guest, input: &mut Input<'_>) {
     let kind = input.byte();
     let width = WIDTHS[usize::from(kind >> 3) % WIDTHS.len()];
     let mut data = [0; 9];
@@ -58,10 +58,10 @@ fn step(machine: &mut Machine, guest: &mut Guest, input: &mut Input<'_>) {
 fuzz_target!(|bytes: &[u8]| {
     let before = open_descriptors(usize::MAX);
     let mut input = Input::new(bytes);
-    let mut machine = Machine::new(true);
+    let machine = Machine::new(true);
     let mut guest = Guest::default();
     while !input.is_empty() {
-        step(&mut machine, &mut guest, &mut input);
+        step(&machine, &mut guest, &mut input);
     }
     machine.rest();
     machine.finish();

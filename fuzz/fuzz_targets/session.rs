@@ -26,47 +26,17 @@ struct Session {
     frontend: Frontend,
 }
 
-fn message(mode: Mode, input: &mut Input<'_>) -> Vec<u8> {
-    let length = usize::from(input.half() & 0xFFF);
-    mode.message(input.bytes(length))
-}
-
 impl Session {
-    /// What a frontend does.
-    fn frontend_step(&mut self, kind: u8, mode: Mode, input: &mut Input<'_>) {
-        let frontend = &mut self.frontend;
-        match kind {
-            0 => frontend.reconnect(Some(self.machine.connect())),
-            1 => frontend.reconnect(None),
-            2 => {
-                let fds = frontend.descriptors(input);
-                frontend.send(&message(mode, input), &fds);
-            }
-            3 => {
-                let fds = frontend.descriptors(input);
-                frontend.send_honestly(message(mode, input), &fds);
-            }
-            4 => {
-                let fds = frontend.descriptors(input);
-                let length = usize::from(input.byte());
-                frontend.send(input.bytes(length), &fds);
-            }
-            5 => frontend.receive(),
-            6 => frontend.truncate(input.byte()),
-            _ => frontend.signal(input.byte().into()),
-        }
-    }
-
     /// What a guest, or the VMM that it runs on, does.
     fn guest_step(&mut self, kind: u8, mode: Mode, input: &mut Input<'_>) {
-        let (machine, guest) = (&mut self.machine, &mut self.guest);
+        let (machine, guest) = (&self.machine, &mut self.guest);
         match kind {
             0 => guest.serve(machine),
             1 => guest.start(machine),
             2 => guest.post(machine, u16::from(input.byte() % 6), 1),
             3 => {
                 let queue = u16::from(input.byte() % 6);
-                guest.send(machine, queue, &message(mode, input));
+                guest.send(machine, queue, &mode.take_message(input));
             }
             4 => {
                 let queue = u16::from(input.byte() % 6);
@@ -77,7 +47,7 @@ impl Session {
             5 => {
                 let address = GuestAddress(u64::from(input.half()) << 2);
                 let length = usize::from(input.byte() % 16);
-                let _ = machine.memory.write_slice(input.bytes(length), address);
+                let _ = machine.memory().write_slice(input.bytes(length), address);
             }
             6 => {
                 let (bar, offset) = ((input.byte() % 6) & !1, u64::from(input.half()));
@@ -116,14 +86,15 @@ fuzz_target!(|bytes: &[u8]| {
         guest: Guest::default(),
         frontend: Frontend::new(),
     };
-    session.guest.boot(&mut session.machine);
+    let address = session.machine.address();
+    session.guest.boot(&session.machine);
     session.machine.rest();
     for _ in 0..STEPS {
         if input.is_empty() {
             break;
         }
         match input.byte() % 26 {
-            kind @ 0..8 => session.frontend_step(kind, mode, &mut input),
+            kind @ 0..8 => session.frontend.step(kind, &address, mode, &mut input),
             kind => session.guest_step(kind - 8, mode, &mut input),
         }
         session.machine.rest();

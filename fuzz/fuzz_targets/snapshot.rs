@@ -47,9 +47,9 @@ fn snapshot(input: &mut Input<'_>, right: &[u8]) -> Vec<u8> {
 
 fuzz_target!(|bytes: &[u8]| {
     let before = open_descriptors(usize::MAX);
-    let mut machine = Machine::new(false);
+    let machine = Machine::new(false);
     let mut guest = Guest::default();
-    guest.boot(&mut machine);
+    guest.boot(&machine);
     machine.function.pause();
     let right = machine.function.snapshot().expect("a pause");
     let bytes = snapshot(&mut Input::new(bytes), &right);
@@ -67,8 +67,8 @@ fuzz_target!(|bytes: &[u8]| {
     machine.rest();
     let frontend = machine.connect();
     machine.rest();
-    guest.serve(&mut machine);
-    guest.boot(&mut machine);
+    guest.serve(&machine);
+    guest.boot(&machine);
     machine.rest();
     drop(frontend);
     machine.finish();

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{SocketAddr, UnixStream};
 
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
@@ -20,7 +20,8 @@ use rustix::net::{
 use rustix::pipe::{pipe_with, PipeFlags};
 use vhost_guest_msg::{frontend, HEADER_SIZE};
 
-use crate::Input;
+use crate::machine::connect;
+use crate::{Input, Mode};
 
 /// Size of a memory file: that of the VMs in captured sessions.
 const MEMORY: u64 = 256 << 20;
@@ -63,6 +64,30 @@ impl Frontend {
     /// It goes away, and perhaps comes back.
     pub fn reconnect(&mut self, stream: Option<UnixStream>) {
         self.stream = stream;
+    }
+
+    /// One of the eight things that a frontend does.
+    pub fn step(&mut self, kind: u8, device: &SocketAddr, mode: Mode, input: &mut Input<'_>) {
+        match kind {
+            0 => self.reconnect(connect(device).ok()),
+            1 => self.reconnect(None),
+            2 => {
+                let fds = self.descriptors(input);
+                self.send(&mode.take_message(input), &fds);
+            }
+            3 => {
+                let fds = self.descriptors(input);
+                self.send_honestly(mode.take_message(input), &fds);
+            }
+            4 => {
+                let fds = self.descriptors(input);
+                let length = usize::from(input.byte());
+                self.send(input.bytes(length), &fds);
+            }
+            5 => self.receive(),
+            6 => self.truncate(input.byte()),
+            _ => self.signal(input.byte().into()),
+        }
     }
 
     /// Makes descriptors: a number of them, and the kind of each.

@@ -4,13 +4,16 @@
 
 //! What a guest does with the device: the steps of a driver, and others.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use vhost_guest_msg::{
     decode_whole, Context, DeviceStateReply, Endian, FrontendRequest, HeaderFlags, Limits,
     ProtocolFeatures, Reply, ReplyExpectation, ReplyShape, VirtioFeatures,
 };
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::machine::{Machine, BARS, VRINGS};
+use crate::machine::{Machine, BARS, STATUS, VRINGS};
 
 /// Entries in each queue.
 const QUEUE_SIZE: u16 = 16;
@@ -20,7 +23,6 @@ const QUEUES: u16 = 6;
 const BUFFER: u64 = 4096;
 const QUEUE_SPACE: u64 = 0x2_0000;
 /// Registers in BAR 0 (vhost-guest specification, PCI layout).
-const STATUS: u64 = 0x14;
 const DEVICE_STATUS: u64 = 0x2000 + 34;
 const NOTIFY: u64 = 0x3000;
 const KICK_VECTORS: u64 = 0x4000;
@@ -32,6 +34,8 @@ const RECORD: u64 = 0x2080;
 /// The guest's side of the queues.
 #[derive(Default)]
 pub struct Guest {
+    /// How long the driver waits for a reset, after which it goes on all the same.
+    pub patience: Duration,
     /// `avail_idx` and the last used index seen, by queue.
     indices: [(u16, u16); QUEUES as usize],
 }
@@ -45,7 +49,7 @@ fn place(queue: u16) -> [u64; 4] {
 
 impl Guest {
     /// Everything that firmware and a driver do before `BACKEND_UP`.
-    pub fn boot(&mut self, machine: &mut Machine) {
+    pub fn boot(&mut self, machine: &Machine) {
         for (bar, address) in BARS {
             let register = 0x10 + 4 * u16::from(bar);
             machine.config_write(register, &(address as u32).to_le_bytes());
@@ -64,8 +68,10 @@ impl Guest {
     }
 
     /// Initialises the virtio device, and says that the backend is up.
-    pub fn start(&mut self, machine: &mut Machine) {
-        for status in [0, 1, 3] {
+    pub fn start(&mut self, machine: &Machine) {
+        write(machine, STATUS, &[0]);
+        self.wait_for_reset(machine);
+        for status in [1, 3] {
             write(machine, STATUS, &[status]);
         }
         // The upper half of the features: VERSION_1, ACCESS_PLATFORM.
@@ -92,7 +98,18 @@ impl Guest {
         write(machine, DEVICE_STATUS, &[1]);
     }
 
-    fn enable(&mut self, machine: &mut Machine, queue: u16) {
+    /// A driver goes on when `device_status` reads 0. One that is paused keeps it
+    /// waiting.
+    fn wait_for_reset(&self, machine: &Machine) {
+        machine.rest();
+        let began = Instant::now();
+        while machine.status() != 0 && began.elapsed() < self.patience {
+            machine.rest();
+            thread::yield_now();
+        }
+    }
+
+    fn enable(&mut self, machine: &Machine, queue: u16) {
         let [descriptors, avail, used, _] = place(queue);
         store(machine, descriptors, &[0; 0xC00]);
         write(machine, 0x16, &queue.to_le_bytes());
@@ -109,7 +126,7 @@ impl Guest {
     /// Makes a descriptor available, whatever is in it, and notifies.
     pub fn publish(
         &mut self,
-        machine: &mut Machine,
+        machine: &Machine,
         queue: u16,
         (address, length): (u64, u32),
         flags: u16,
@@ -135,7 +152,7 @@ impl Guest {
     }
 
     /// Posts buffers for the device's messages.
-    pub fn post(&mut self, machine: &mut Machine, queue: u16, count: u16) {
+    pub fn post(&mut self, machine: &Machine, queue: u16, count: u16) {
         for _ in 0..count {
             let buffer = self.next_buffer(queue);
             self.publish(machine, queue, (buffer, BUFFER as u32), F_WRITE, 0);
@@ -143,7 +160,7 @@ impl Guest {
     }
 
     /// Sends a message to the device.
-    pub fn send(&mut self, machine: &mut Machine, queue: u16, message: &[u8]) {
+    pub fn send(&mut self, machine: &Machine, queue: u16, message: &[u8]) {
         let buffer = self.next_buffer(queue);
         let message = &message[..message.len().min(BUFFER as usize)];
         store(machine, buffer, message);
@@ -157,7 +174,7 @@ impl Guest {
 
     /// Takes the requests that have arrived, and answers them as a friendly
     /// backend would.
-    pub fn serve(&mut self, machine: &mut Machine) {
+    pub fn serve(&mut self, machine: &Machine) {
         while let Some(message) = self.receive(machine, 0) {
             if let Some(reply) = answer(&message) {
                 self.send(machine, 1, &reply);
@@ -167,10 +184,10 @@ impl Guest {
     }
 
     /// The next message in a queue; its buffer is posted again.
-    fn receive(&mut self, machine: &mut Machine, queue: u16) -> Option<Vec<u8>> {
+    fn receive(&mut self, machine: &Machine, queue: u16) -> Option<Vec<u8>> {
         machine.rest();
         let [_, _, used, buffers] = place(queue);
-        let used_idx: u16 = machine.memory.read_obj(GuestAddress(used + 2)).ok()?;
+        let used_idx: u16 = machine.memory().read_obj(GuestAddress(used + 2)).ok()?;
         let (_, seen) = &mut self.indices[usize::from(queue)];
         // A ring that was overwritten may claim anything.
         if used_idx.wrapping_sub(*seen).wrapping_sub(1) >= QUEUE_SIZE {
@@ -178,11 +195,11 @@ impl Guest {
         }
         let element = used + 4 + 8 * u64::from(*seen % QUEUE_SIZE);
         *seen = seen.wrapping_add(1);
-        let [id, length]: [u32; 2] = machine.memory.read_obj(GuestAddress(element)).ok()?;
+        let [id, length]: [u32; 2] = machine.memory().read_obj(GuestAddress(element)).ok()?;
         let mut message = vec![0; length.min(BUFFER as u32) as usize];
         let buffer = buffers + BUFFER * u64::from(id % u32::from(QUEUE_SIZE));
         let read = machine
-            .memory
+            .memory()
             .read_slice(&mut message, GuestAddress(buffer));
         read.ok()?;
         self.post(machine, queue, 1);
@@ -191,18 +208,18 @@ impl Guest {
 }
 
 /// A write to BAR 0.
-fn write(machine: &mut Machine, offset: u64, data: &[u8]) {
+fn write(machine: &Machine, offset: u64, data: &[u8]) {
     machine.function.bar_write(0, offset, data);
 }
 
 /// Notifies the device of a queue.
-pub fn notify(machine: &mut Machine, queue: u16) {
+pub fn notify(machine: &Machine, queue: u16) {
     write(machine, NOTIFY + 4 * u64::from(queue), &queue.to_le_bytes());
 }
 
 /// A store to memory; where there is none, nothing happens.
-fn store(machine: &mut Machine, address: u64, data: &[u8]) {
-    let _ = machine.memory.write_slice(data, GuestAddress(address));
+fn store(machine: &Machine, address: u64, data: &[u8]) {
+    let _ = machine.memory().write_slice(data, GuestAddress(address));
 }
 
 /// The reply to a request, if there is one.

@@ -5,16 +5,22 @@
 //! What the fuzz targets have in common: how they read their input, and what
 //! is around a device.
 
-#![forbid(unsafe_code)]
-
+#[path = "../../examples/kvm/adapter.rs"]
+mod adapter;
+mod coverage;
 mod frontend;
 mod guest;
+mod lent;
 mod machine;
 mod threads;
+mod watchdog;
+mod window;
 
 pub use frontend::Frontend;
 pub use guest::Guest;
-pub use machine::{open_descriptors, Machine, BARS, VRINGS};
+pub use lent::has_kvm;
+pub use machine::{open_descriptors, Choice, Machine, Real, BARS, VRINGS};
+pub use watchdog::Watchdog;
 
 use std::rc::Rc;
 
@@ -121,6 +127,13 @@ impl Mode {
         let size = body.len() as u32;
         let header = Header { code, flags, size };
         [&header.emit(self.endian()), body].concat()
+    }
+
+    /// The next message of an input, with its length of two bytes before it.
+    #[must_use]
+    pub fn take_message(self, input: &mut Input<'_>) -> Vec<u8> {
+        let length = usize::from(input.half() & 0xFFF);
+        self.message(input.bytes(length))
     }
 
     /// Whether the device carries all that one can.

@@ -39,7 +39,8 @@ fn are_asleep() -> bool {
     let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
     let mut states = stats.filter_map(|stat| {
         let (name, rest) = stat.rsplit_once(") ")?;
-        name.contains(NAMES).then(|| rest.starts_with(['S', 'Z', 'X']))
+        name.contains(NAMES)
+            .then(|| rest.starts_with(['S', 'Z', 'X']))
     });
     states.all(|asleep| asleep)
 }

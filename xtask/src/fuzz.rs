@@ -9,6 +9,8 @@
 //! arithmetic, and for these the compiler's pass is enough. `cargo fuzz run`
 //! works in the same directory, on the same corpus.
 
+mod coverage;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use crate::arguments::Arguments;
 use crate::error::{Context, Result};
 use crate::process::{dying_with_us, output, run as run_command, Running};
 use crate::{seeds, workspace};
+use coverage::Coverage;
 
 /// What makes the compiler report coverage to libFuzzer: counters, their code
 /// addresses, and the values compared. Only `-C` options, so stable has them.
@@ -38,7 +41,7 @@ const INSTRUMENTATION: [&str; 9] = [
 const INSTRUMENTED: &str = " inline 8-bit counters): ";
 const SECONDS: u64 = 60;
 /// One input may take so many seconds, and the process so many MiB.
-const INPUT_SECONDS: u32 = 10;
+const INPUT_SECONDS: u32 = 30;
 const MEMORY_MIB: u32 = 1024;
 /// Starting and ending take their time, on a busy machine.
 const GRACE: Duration = Duration::from_secs(120);
@@ -47,13 +50,19 @@ const TAIL: usize = 60;
 const HELP: &str = "\
 Builds the fuzz targets for the stable toolchain and runs them, one after the
 other. Inputs that crash are kept in fuzz/artifacts/TARGET/; give such a file
-to replay it. The corpus is in fuzz/corpus/TARGET/, its seeds come from the
-message crate's test data.
+to replay it. The corpus is in fuzz/corpus/TARGET/; its seeds come from the
+message crate's test data, and from fuzz/seeds/TARGET/, where the least of earlier
+corpora is kept that reaches as much.
+
+A target reports how many inputs it executed, and how many of the device's lines
+that have a counter it reached.
 
 Usage: cargo xtask fuzz [OPTIONS] [TARGET [FILE]]
 
 Options:
   --seconds N   How long each target runs (default: 60)
+  --keep        Add what this run reaches to fuzz/seeds/TARGET/, as few inputs as
+                will do
   --list        Print the names of the targets
 ";
 
@@ -69,6 +78,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         return arguments.finish();
     }
     let seconds = arguments.option("--seconds")?.unwrap_or(SECONDS);
+    let keep = arguments.flag("--keep");
     let target = arguments.positional();
     let input = arguments.positional().map(PathBuf::from);
     arguments.finish()?;
@@ -86,6 +96,9 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         match &input {
             Some(input) => run_command(Command::new(&program).arg(input))?,
             None => fuzz(&directory, &program, target, seconds)?,
+        }
+        if keep {
+            keep_seeds(&directory, &program, target)?;
         }
     }
     Ok(())
@@ -133,21 +146,35 @@ fn build(directory: &Path) -> Result<PathBuf> {
 
 /// Runs one target for a while, from its seeds and what earlier runs found.
 fn fuzz(directory: &Path, program: &Path, target: &str, seconds: u64) -> Result<()> {
-    let corpus = directory.join("corpus").join(target);
-    let artifacts = directory.join("artifacts").join(target);
-    for directory in [&corpus, &artifacts] {
+    let [corpus, kept, artifacts] =
+        ["corpus", "seeds", "artifacts"].map(|name| directory.join(name).join(target));
+    for directory in [&corpus, &kept, &artifacts] {
         fs::create_dir_all(directory).path_context("cannot create", directory)?;
     }
-    let seeds = seeds::write(target, &corpus)?;
+    let seeds = seeds::write(target, &corpus)? + count(&kept)?;
     println!("{target}: {seconds} s from {seeds} seeds");
     let mut command = dying_with_us(program);
     command
-        .arg(&corpus)
+        .args([&corpus, &kept])
         .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .args(["-print_final_stats=1", "-print_full_coverage=1"]);
+    let lines = execute(target, command, &artifacts)?;
+    if !lines.iter().any(|line| line.contains(INSTRUMENTED)) {
+        return Err(format!("{target} has no coverage instrumentation").into());
+    }
+    for line in lines.iter().filter(|line| is_summary(line)) {
+        println!("    {line}");
+    }
+    println!("    {}", Coverage::measure(program, &lines)?);
+    Ok(())
+}
+
+/// Runs a program of libFuzzer's to its end; returns its report.
+fn execute(target: &str, mut command: Command, artifacts: &Path) -> Result<Vec<String>> {
+    command
         .arg(format!("-timeout={INPUT_SECONDS}"))
         .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
-        .arg(format!("-artifact_prefix={}/", artifacts.display()))
-        .arg("-print_final_stats=1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -166,16 +193,44 @@ fn fuzz(directory: &Path, program: &Path, target: &str, seconds: u64) -> Result<
         }
         return Err(format!("{target}: {status}, see {}", artifacts.display()).into());
     }
-    if !lines.iter().any(|line| line.contains(INSTRUMENTED)) {
-        return Err(format!("{target} has no coverage instrumentation").into());
+    Ok(lines)
+}
+
+/// Chooses the fewest inputs of a corpus that reach what all of it reaches.
+fn keep_seeds(directory: &Path, program: &Path, target: &str) -> Result<()> {
+    let [corpus, kept, artifacts] =
+        ["corpus", "seeds", "artifacts"].map(|name| directory.join(name).join(target));
+    let chosen = workspace::target().join("fuzz/seeds").join(target);
+    if chosen.exists() {
+        fs::remove_dir_all(&chosen).path_context("cannot remove", &chosen)?;
     }
-    for line in lines.iter().filter(|line| is_summary(line)) {
-        println!("    {line}");
+    fs::create_dir_all(&chosen).path_context("cannot create", &chosen)?;
+    let mut command = dying_with_us(program);
+    command
+        .arg("-set_cover_merge=1")
+        .args([&chosen, &corpus, &kept]);
+    execute(target, command, &artifacts)?;
+    fs::remove_dir_all(&kept).path_context("cannot remove", &kept)?;
+    fs::create_dir_all(&kept).path_context("cannot create", &kept)?;
+    for entry in fs::read_dir(&chosen)
+        .path_context("cannot read", &chosen)?
+        .flatten()
+    {
+        let to = kept.join(entry.file_name());
+        fs::copy(entry.path(), &to).path_context("cannot write", &to)?;
     }
+    println!("    {} seeds are kept", count(&kept)?);
     Ok(())
 }
 
-/// How far it came: the last progress line, and the number of inputs.
+fn count(directory: &Path) -> Result<usize> {
+    let entries = fs::read_dir(directory).path_context("cannot read", directory)?;
+    Ok(entries.count())
+}
+
+/// How far it came: the last progress line, and the number of inputs; and what a
+/// target says of the host.
 fn is_summary(line: &str) -> bool {
-    line.contains("DONE ") || line.starts_with("stat::number_of_executed_units")
+    let told = ["stat::number_of_executed_units", "machines: "];
+    line.contains("DONE ") || told.iter().any(|told| line.starts_with(told))
 }

@@ -33,6 +33,17 @@ const REGISTERS: [u8; 2] = [7, 0];
 const CONNECT: u8 = 0;
 const SEND_HONESTLY: u8 = 3;
 const SERVE: u8 = 8;
+/// `fuzz_targets/together.rs`: bytes that say what the VMM chose, and the most
+/// bytes of a part of a script.
+const CHOSEN: usize = 7;
+const PART_MAX: usize = 255;
+/// A vCPU's script: reads and writes of registers, and of the window.
+const VCPU: [u8; 24] = [
+    0, 0, 0, 2, 2, 1, 0, 0, 0, 3, 6, 4, 0, 1, 0, 0, 6, 0, 2, 1, 7, 1, 2, 0,
+];
+/// A VMM's: it waits, reads statistics, saves and restores, asks for what was
+/// truncated, changes memory, and waits again.
+const VMM: [u8; 12] = [0, 200, 17, 18, 0, 200, 11, 12, 0, 200, 0, 255];
 /// Kinds of descriptors in `fuzz/src/frontend.rs`.
 const MEMORY: u8 = 0;
 const EVENT: u8 = 1;
@@ -54,6 +65,7 @@ struct Message {
 /// Writes the seeds of a target; returns how many there are.
 pub fn write(target: &str, corpus: &Path) -> Result<usize> {
     let directory = workspace::root().join(CAPTURES);
+    let rarities = rarities();
     let mut seeds = Vec::new();
     for entry in fs::read_dir(&directory)
         .path_context("cannot read", &directory)?
@@ -71,9 +83,10 @@ pub fn write(target: &str, corpus: &Path) -> Result<usize> {
             "reply" => seeds.extend(replies(&messages)),
             // A snapshot as it is, and one of nothing.
             "snapshot" => seeds.extend([vec![2], vec![0]]),
-            "session" => {
-                seeds.extend(sessions(&messages));
-                seeds.push(session(rarities().iter().collect::<Vec<_>>().iter()));
+            "session" => seeds.extend(all(&messages, &rarities).map(|(_, m)| session(m.iter()))),
+            "together" => {
+                let all = all(&messages, &rarities);
+                seeds.extend(all.map(|(n, m)| together(n as u8, m.iter())));
             }
             _ => seeds.extend(messages.iter().map(decode)),
         }
@@ -138,9 +151,8 @@ fn replies(messages: &[Message]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Sessions that begin as real ones do, and go on with a part of one; each
-/// message is answered.
-fn sessions(messages: &[Message]) -> Vec<Vec<u8>> {
+/// Sessions that begin as real ones do, and go on with a part of one.
+fn sessions(messages: &[Message]) -> Vec<Vec<&Message>> {
     let sent: Vec<&Message> = messages.iter().filter(|m| m.from_frontend).collect();
     let (negotiation, rest): (Vec<&Message>, Vec<&Message>) = sent.iter().partition(|message| {
         message
@@ -149,11 +161,21 @@ fn sessions(messages: &[Message]) -> Vec<Vec<u8>> {
             .is_some_and(|code| NEGOTIATION.contains(code))
     });
     let begin = || negotiation.iter().take(NEGOTIATION.len());
-    let mut sessions = vec![session(sent.iter().take(SESSION_MAX))];
+    let mut sessions = vec![sent.iter().copied().take(SESSION_MAX).collect()];
     for part in rest.windows(SESSION_PART).step_by(SESSION_PART / 2) {
-        sessions.push(session(begin().chain(part)));
+        sessions.push(begin().chain(part).copied().collect::<Vec<_>>());
     }
     sessions
+}
+
+/// All sessions, numbered.
+fn all<'a>(
+    messages: &'a [Message],
+    rarities: &'a [Message],
+) -> impl Iterator<Item = (usize, Vec<&'a Message>)> {
+    let mut sessions = sessions(messages);
+    sessions.push(rarities.iter().collect());
+    sessions.into_iter().enumerate()
 }
 
 /// What no captured session has: a record of requests under way, translations,
@@ -190,22 +212,44 @@ fn rarities() -> Vec<Message> {
     ]
 }
 
+/// A session as the input of its target: each message is answered.
 fn session<'a>(messages: impl Iterator<Item = &'a &'a Message>) -> Vec<u8> {
     let mut seed = vec![ANY_LENGTH, CONNECT];
     for message in messages {
-        let bytes = shorten(message);
-        let kind = match bytes.first() {
-            Some(7 | 12..=14) => EVENT,
-            Some(21 | 42) => SOCKET,
-            _ => MEMORY,
-        };
-        seed.extend([SEND_HONESTLY, message.fds]);
-        seed.extend((0..message.fds).map(|_| kind));
-        seed.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
-        seed.extend(bytes);
+        seed.extend(send(message));
         seed.push(SERVE);
     }
     seed
+}
+
+/// The same while others do what they do.
+fn together<'a>(flags: u8, messages: impl Iterator<Item = &'a &'a Message>) -> Vec<u8> {
+    let mut frontend = vec![CONNECT];
+    frontend.extend(messages.flat_map(|message| send(message)));
+    let mut seed = vec![0; CHOSEN];
+    (seed[0], seed[1]) = (flags, ANY_LENGTH);
+    for (whose, script) in [(0, &frontend[..]), (2, &VCPU), (3, &VMM)] {
+        for part in script.chunks(PART_MAX) {
+            seed.extend([whose, part.len() as u8]);
+            seed.extend(part);
+        }
+    }
+    seed
+}
+
+/// A frontend's step: it sends a message.
+fn send(message: &Message) -> Vec<u8> {
+    let bytes = shorten(message);
+    let kind = match bytes.first() {
+        Some(7 | 12..=14) => EVENT,
+        Some(21 | 42) => SOCKET,
+        _ => MEMORY,
+    };
+    let mut step = vec![SEND_HONESTLY, message.fds];
+    step.extend((0..message.fds).map(|_| kind));
+    step.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+    step.extend(bytes);
+    step
 }
 
 /// One line of a file: of a capture, a JSON object with "from", "fds" and
