@@ -37,7 +37,7 @@ use crate::host;
 use crate::memory::{Askers, Memory, MemoryLimits, Window};
 use crate::server::{self, Server};
 use crate::shared::Shared;
-use crate::sync::{Epochs, Ordered, OrderedGuard};
+use crate::sync::{Epochs, Ordered, OrderedGuard, BOUND, BOUND_OF_THE_SERVER};
 use crate::vmm::services::Services;
 
 /// All of a device.
@@ -86,7 +86,7 @@ impl<M: GuestAddressSpace> Device<M> {
         let mapper = services.window;
         let askers = Askers::new(Arc::clone(&wake));
         let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs), askers);
-        let window = Arc::new(Ordered::new(window));
+        let window = Arc::new(Ordered::new("window", BOUND, window));
         let reaper = Reaper::new(options.left_behind());
         let memory = Memory::new(mapper, Arc::clone(&window), reaper.clone(), bounds);
         let shared = Shared::new(registers, window, epochs, services.notifier, wake);
@@ -102,7 +102,8 @@ impl<M: GuestAddressSpace> Device<M> {
             reply_limit: Alarm::new(options.reply_timeout)?,
             memory_limit: Alarm::new(options.orphan_timeout)?,
         };
-        let server = Ordered::new(Server::new(setup, &shared)?);
+        let server = Server::new(setup, &shared)?;
+        let server = Ordered::new("connection", BOUND_OF_THE_SERVER, server);
         Ok(Self {
             shared,
             server,

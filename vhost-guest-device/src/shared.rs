@@ -36,7 +36,7 @@ use vhost_guest_vmm_traits::DeviceNotifier;
 use crate::event_loop::poller;
 use crate::guest::registers::Registers;
 use crate::memory::Window;
-use crate::sync::{Epochs, Ordered};
+use crate::sync::{Epochs, Ordered, BOUND};
 use crate::vmm::journal::Journal;
 use crate::vmm::statistics::Counters;
 
@@ -78,7 +78,7 @@ impl Shared {
         wake: Arc<OwnedFd>,
     ) -> Self {
         Self {
-            registers: Ordered::new(registers),
+            registers: Ordered::new("registers", BOUND, registers),
             window,
             epochs,
             journal: Journal::new(),

@@ -151,7 +151,7 @@ impl Bench {
         let askers = Askers::new(Arc::clone(&wake));
         askers.start(&Launcher::start(None).unwrap());
         let window = Window::new(Arc::clone(&mapper), Arc::clone(&epochs), askers);
-        let window = Arc::new(Ordered::new(window));
+        let window = Arc::new(Ordered::new("window", crate::sync::BOUND, window));
         let memory = Memory::new(mapper, Arc::clone(&window), reaper.clone(), limits);
         Self {
             vmm,

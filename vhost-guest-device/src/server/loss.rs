@@ -31,8 +31,13 @@ impl<M: GuestAddressSpace> Server<M> {
                     self.listener.rest();
                 }
                 self.tell(shared, &fault);
+                // A guest that sees that it has to reset the device hears nothing more.
+                self.close_connection(shared);
+                if let Err(error) = shared.detach_notifications() {
+                    shared.die(error);
+                }
                 let new = shared.registers.lock().set_needs_reset();
-                shared.tell_needs_reset(new);
+                return shared.tell_needs_reset(new);
             }
         }
         self.close_connection(shared);

@@ -10,15 +10,21 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+#[cfg(test)]
+use {super::record, std::panic::Location};
 
 /// A value behind a lock that is first come, first served.
 ///
 /// A thread that panicked while it held the lock takes no other thread with it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ordered<T> {
     queue: Mutex<Queue>,
     next: Condvar,
     value: Mutex<T>,
+    #[cfg(test)]
+    record: record::Record,
 }
 
 /// As at a counter where numbers are drawn. They may wrap around: no two threads
@@ -32,17 +38,24 @@ struct Queue {
 }
 
 impl<T> Ordered<T> {
-    /// Puts a value behind a lock.
-    pub(crate) fn new(value: T) -> Self {
+    /// Puts a value behind a lock, by the name of its room. In tests, nobody may hold
+    /// it for longer than `bound`.
+    #[cfg_attr(not(test), expect(unused_variables, reason = "recorded in tests only"))]
+    pub(crate) fn new(name: &'static str, bound: Duration, value: T) -> Self {
         Self {
             queue: Mutex::default(),
             next: Condvar::new(),
             value: Mutex::new(value),
+            #[cfg(test)]
+            record: record::Record::new(name, bound),
         }
     }
 
     /// Takes the lock when everybody who asked for it before has had it.
+    #[cfg_attr(test, track_caller)]
     pub(crate) fn lock(&self) -> OrderedGuard<'_, T> {
+        #[cfg(test)]
+        let asked = std::time::Instant::now();
         let mut queue = self.queue();
         let number = queue.free;
         queue.free = number.wrapping_add(1);
@@ -59,7 +72,16 @@ impl<T> Ordered<T> {
         };
         // Nobody else has this number.
         let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        OrderedGuard { value, _turn: turn }
+        OrderedGuard {
+            #[cfg(test)]
+            _hold: Hold {
+                record: &self.record,
+                since: self.record.taken(asked),
+                by: Location::caller(),
+            },
+            value,
+            _turn: turn,
+        }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -77,9 +99,27 @@ impl<T> Ordered<T> {
 /// The lock, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OrderedGuard<'a, T> {
+    #[cfg(test)]
+    _hold: Hold<'a>,
     // Unlocked first: whose turn is next must find it so.
     value: MutexGuard<'a, T>,
     _turn: Turn<'a>,
+}
+
+/// What is being recorded of a hold.
+#[cfg(test)]
+#[derive(Debug)]
+struct Hold<'a> {
+    record: &'a record::Record,
+    since: record::Moment,
+    by: &'static Location<'static>,
+}
+
+#[cfg(test)]
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.record.given_back(self.since, self.by);
+    }
 }
 
 impl<T> Deref for OrderedGuard<'_, T> {
@@ -122,7 +162,7 @@ mod tests {
 
     #[test]
     fn serves_in_the_order_of_asking() {
-        let lock = Arc::new(Ordered::new(Vec::new()));
+        let lock = Arc::new(Ordered::new("a lock", Duration::MAX, Vec::new()));
         let held = lock.lock();
         let mut threads = Vec::new();
         for number in 0..8 {
@@ -145,7 +185,7 @@ mod tests {
 
     #[test]
     fn survives_a_panic_and_numbers_that_wrap_around() {
-        let lock = Ordered::new(1);
+        let lock = Ordered::new("a lock", Duration::MAX, 1);
         *lock.queue() = Queue {
             free: u64::MAX,
             served: u64::MAX,

@@ -88,6 +88,8 @@ fn a_device_that_cannot_be_made_leaves_nothing() {
     if !is_alone("a_device_that_cannot_be_made_leaves_nothing") {
         return;
     }
+    // Locks are timed in tests, which takes a descriptor for each thread.
+    drop(Rig::new());
     let before = descriptors();
     for errno in LIMITS {
         let calls = (0..).take_while(|n| is_refused(*n, errno)).count();
