@@ -13,7 +13,7 @@ mod atomic {
 pub(crate) mod epoch;
 pub(crate) mod ordered;
 #[cfg(test)]
-mod record;
+mod testing;
 
 pub(crate) use self::epoch::{Epoch, Epochs};
 pub(crate) use self::ordered::{Ordered, OrderedGuard};

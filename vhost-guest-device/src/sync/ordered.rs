@@ -13,7 +13,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 #[cfg(test)]
-use {super::record, std::panic::Location};
+use {super::testing, std::panic::Location};
 
 /// A value behind a lock that is first come, first served.
 ///
@@ -24,7 +24,7 @@ pub(crate) struct Ordered<T> {
     next: Condvar,
     value: Mutex<T>,
     #[cfg(test)]
-    record: record::Record,
+    record: testing::Record,
 }
 
 /// As at a counter where numbers are drawn. They may wrap around: no two threads
@@ -47,7 +47,7 @@ impl<T> Ordered<T> {
             next: Condvar::new(),
             value: Mutex::new(value),
             #[cfg(test)]
-            record: record::Record::new(name, bound),
+            record: testing::Record::new(name, bound),
         }
     }
 
@@ -110,8 +110,8 @@ pub(crate) struct OrderedGuard<'a, T> {
 #[cfg(test)]
 #[derive(Debug)]
 struct Hold<'a> {
-    record: &'a record::Record,
-    since: record::Moment,
+    record: &'a testing::Record,
+    since: testing::Moment,
     by: &'static Location<'static>,
 }
 

@@ -178,7 +178,7 @@ mod tests {
         let record = Record::new("a lock", Duration::from_millis(10));
         hold(&record, Duration::from_millis(20));
         let line = record.line();
-        assert!(line.contains("record.rs"), "{line}");
+        assert!(line.contains("testing.rs"), "{line}");
         let dropped = std::panic::catch_unwind(move || drop(record));
         assert!(dropped.is_err());
     }
