@@ -149,10 +149,15 @@ impl Machine {
                 services.window = all.clone();
                 services.doorbells = real.ioeventfds.then(|| all.clone() as _);
                 lent = Some(all);
-                match real.event_loop {
-                    true => builder.build_without_thread(services)?,
-                    false => builder.build(services)?,
+                let function = builder.prepare(services)?;
+                // Starting twice is starting once.
+                for _ in 0..2 {
+                    match real.event_loop {
+                        true => function.start_without_thread()?,
+                        false => function.start()?,
+                    }
                 }
+                function
             }
         };
         Ok(Self {

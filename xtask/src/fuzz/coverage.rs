@@ -2,9 +2,9 @@
 //
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How much of the device a fuzz target reached: of the lines at which the
-//! compiler has put a counter, so many. The program tells its counters as
-//! addresses (`fuzz/src/coverage.rs`), binutils know the lines.
+//! How much of a crate a fuzz target reached: of the lines at which the compiler
+//! has put a counter, so many. The program tells its counters as addresses
+//! (`fuzz/src/coverage.rs`), binutils know the lines.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,36 +15,35 @@ use std::thread;
 
 use crate::error::{Context, Result};
 
-/// What is measured.
-const DEVICE: &str = "vhost-guest-device/src/";
+/// What is measured: crates, by their directories.
+const CRATES: [&str; 2] = ["vhost-guest-device", "vhost-guest-msg"];
 
-/// Lines of the device's.
-#[derive(Debug, Default, PartialEq)]
+/// Lines of a crate's.
+#[derive(Debug, PartialEq)]
 pub struct Coverage {
+    name: &'static str,
     reached: BTreeSet<String>,
     all: BTreeSet<String>,
 }
 
 impl Coverage {
-    /// Reads libFuzzer's full report.
-    pub fn measure(program: &Path, report: &[String]) -> Result<Self> {
+    /// Reads libFuzzer's full report. Crates that are not in the program are left
+    /// out.
+    pub fn measure(program: &Path, report: &[String]) -> Result<Vec<Self>> {
         let (reached, missed) = counters(report);
         let lines = lines(program, &[&reached[..], &missed[..]].concat())?;
-        Ok(Self::new(&lines, reached.len()))
+        let all = CRATES.map(|name| Self::new(name, &lines, reached.len()));
+        Ok(all.into_iter().filter(|c| !c.all.is_empty()).collect())
     }
 
     /// Of the places of all counters, those that were reached first.
-    fn new(places: &[String], reached: usize) -> Self {
-        let mut coverage = Self::default();
-        for (index, place) in places.iter().enumerate() {
-            if let Some(line) = line(place) {
-                coverage.all.insert(line.clone());
-                if index < reached {
-                    coverage.reached.insert(line);
-                }
-            }
+    fn new(name: &'static str, places: &[String], reached: usize) -> Self {
+        let lines = |places: &[String]| places.iter().filter_map(|at| line(name, at)).collect();
+        Self {
+            name,
+            reached: lines(places.get(..reached).unwrap_or_default()),
+            all: lines(places),
         }
-        coverage
     }
 }
 
@@ -52,7 +51,11 @@ impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (reached, all) = (self.reached.len(), self.all.len());
         let percent = 100.0 * reached as f64 / all.max(1) as f64;
-        write!(f, "lines of the device: {reached} of {all}, {percent:.1} %")
+        let name = self.name;
+        write!(
+            f,
+            "{name}: {reached} of {all} lines with a counter, {percent:.1} %"
+        )
     }
 }
 
@@ -95,9 +98,9 @@ fn lines(program: &Path, addresses: &[&str]) -> Result<Vec<String>> {
     }
 }
 
-/// "FILE:NUMBER" within the device, of "PATH:NUMBER (discriminator 1)".
-fn line(place: &str) -> Option<String> {
-    let (_, place) = place.split_once(DEVICE)?;
+/// "FILE:NUMBER" within a crate, of "PATH:NUMBER (discriminator 1)".
+fn line(name: &str, place: &str) -> Option<String> {
+    let (_, place) = place.split_once(&format!("/{name}/src/"))?;
     let place = place.split(' ').next()?;
     let (_, number) = place.rsplit_once(':')?;
     (number.parse() != Ok(0)).then(|| place.to_owned())
@@ -108,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_a_line_once_and_the_device_only() {
+    fn counts_a_line_once_and_in_its_own_crate() {
         let report = [
             "FULL COVERAGE:",
             "U 0x1 0x2",
@@ -131,7 +134,14 @@ mod tests {
             "/x/vhost-guest-device/src/b.rs:0",
             "??:?",
         ];
-        let coverage = Coverage::new(&places.map(str::to_owned), 2);
-        assert_eq!(coverage.to_string(), "lines of the device: 1 of 2, 50.0 %");
+        let places = places.map(str::to_owned);
+        let of = |name| Coverage::new(name, &places, 2).to_string();
+        assert_eq!(
+            CRATES.map(of),
+            [
+                "vhost-guest-device: 1 of 2 lines with a counter, 50.0 %",
+                "vhost-guest-msg: 1 of 1 lines with a counter, 100.0 %",
+            ]
+        );
     }
 }
