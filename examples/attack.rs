@@ -5,9 +5,9 @@
 //! Attacks on a device and its VMM, and what other threads see of them:
 //! `cargo xtask attack` runs this program.
 //!
-//! Each attack is a file of [`list`]. One process is the VMM ([`run`]): a
-//! [`Machine`](machine::Machine) with a guest, and threads that do what vCPUs
-//! and the VMM do ([`probes`]). Another one attacks ([`attacker`]), in rounds:
+//! Each attack is a file of `list`. One process is the VMM (`run`): a
+//! `Machine` with a guest, and threads that do what vCPUs
+//! and the VMM do (`probes`). Another one attacks (`attacker`), in rounds:
 //! it strikes, the VMM takes everything from it, it leaves but keeps what holds
 //! others up, the next frontend has to be served, and it lets go.
 
