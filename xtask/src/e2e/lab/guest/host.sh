@@ -208,13 +208,26 @@ all_sleep() {
     done
 }
 
+# no_spare VMM: those of the device's threads that have nothing to do have ended, as
+# they do after a second.
+no_spare() {
+    for task in "/proc/$1/task/"*; do
+        read -r name <"$task/comm" || continue
+        case $name in
+        vhost-guest-fd | vhost-guest-mem | vhost-guest-map | vhost-guest-sig | vhost-guest-res)
+            return 1
+            ;;
+        esac
+    done
+}
+
 # snapshot WHEN VMM: all that the kernel can tell of a VMM, while it is traced;
 # before or after something. Exits are counted within the time in which reads of
 # registers are, so that no read can be taken for another exit.
 snapshot() {
     case $1 in
     before)
-        until all_sleep "$2"; do nap; done
+        until all_sleep "$2" && no_spare "$2"; do nap; done
         order="register_reads userspace_exits"
         ;;
     *) order="userspace_exits register_reads" ;;

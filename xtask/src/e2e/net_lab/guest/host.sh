@@ -103,6 +103,9 @@ order() {
 # count WHEN: what runs while the relay has to sleep.
 count() {
     [ $way = guest ] || return
+    if [ "$1" = before ]; then
+        until no_spare $backend; do nap; done
+    fi
     echo "count $1" >backend.in
     await backend "e2e: counted" $PATIENCE $backend
     for task in "/proc/$backend/task/"*; do
